@@ -1,0 +1,86 @@
+"""The commented configuration file that `station init` writes. Every line in it is checked by a test."""
+
+TEMPLATE = """\
+# Configuration of the inspection station.
+# Check it with `station check --config {file}`; start with `station run --config {file}`.
+# `station schema settings` lists every key. A line that is commented out shows the default or an example.
+version = 1
+
+[station]
+# Second level of every MQTT topic: inspection/<name>/…
+name = "station"
+# Journal and state. A relative path is relative to this file.
+data_dir = "station-data"
+# How often `health` is published, seconds.
+# health_interval_s = 5.0
+
+[broker]
+# true: an MQTT broker inside the station, on the loopback interface only.
+embedded = true
+# port = 1883
+# An external broker instead (embedded = false):
+# host = "broker.example"
+# port = 8883
+# username = "station"
+# The password is kept in a file of its own, or in a systemd credential:
+# password_file = "mqtt-password"
+# password_credential = "mqtt-password"
+# [broker.tls]
+# ca_file = "ca.pem"
+# certificate_file = "station.pem"
+# key_file = "station.key"
+
+[journal]
+# The oldest acknowledged verdicts go first when the journal is full.
+# max_bytes = 2_000_000_000
+# max_age_days = 30.0
+
+[model]
+# The bundle that judges; default: the one shipped with the station (rendered circuit boards).
+# bundle = "boards.bundle"
+# Threads of the interpreter.
+# threads = 1
+# Overrides the bundle's threshold, 0 to 1.
+# threshold = 0.5
+
+# One table for each camera; its name stands in the MQTT topics.
+[camera.line1]
+# The simulated line. Replace it with one of the kinds below.
+kind = "simulated"
+rate_fps = 10.0
+
+# A camera at this computer:
+# [camera.line1]
+# kind = "v4l2"
+# device = "/dev/v4l/by-id/usb-VENDOR_CAMERA-video-index0"
+# width_px = 1280
+# height_px = 960
+# pixel_format = "GREY"
+# rate_fps = 30.0
+# controls = {{ exposure = 120, gain = 8 }}
+
+# A network camera:
+# [camera.line1]
+# kind = "stream"
+# url = "rtsp://192.0.2.10/stream1"
+
+# A folder into which another program puts pictures:
+# [camera.line1]
+# kind = "folder"
+# path = "incoming"
+# mode = "watch"
+
+# A video file:
+# [camera.line1]
+# kind = "video"
+# path = "recording.avi"
+
+# Keys that every kind of camera takes:
+# policy = "every"             # or "latest": older frames are skipped and counted
+# expects = "continuous"       # or "triggered": silence is no fault
+# read_deadline_s = 5.0
+# late_after_ms = 1000.0
+# rotate_degrees = 0
+# region = {{ x_px = 0, y_px = 0, width_px = 640, height_px = 640 }}
+# max_rate_fps = 50.0
+"""

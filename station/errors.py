@@ -1,0 +1,72 @@
+"""Every exception that the station raises on purpose.
+
+::
+
+    StationError
+    ├── ConfigurationError        a setting is wrong; the process exits 78 (EX_CONFIG)
+    ├── DeviceError
+    │   ├── CameraError           transient: the camera is closed and opened again with back-off
+    │   └── EndOfStream           not a fault: the source has no more pictures
+    ├── ProtocolError             a peer said something that is not the protocol, or refused us; transient
+    │   └── LoginRefused          the broker refused the credentials
+    ├── StorageError              the disk: full, read-only, failing; transient
+    │   └── JournalCorrupt        the journal is not a database any more; it is set aside, never deleted
+    └── ModelError
+        ├── BundleError           a bundle is missing, cut short, altered or of the wrong kind; fatal for that bundle
+        ├── GoldenMismatch        the deployed path does not give the scores that were validated; fatal for that bundle
+        └── InferenceError        one picture could not be judged; the frame is `unknown`
+
+An adapter translates its vendor's exceptions into these once, at its edge, with ``raise … from exc``.
+"""
+
+
+class StationError(Exception):
+    """Base of every deliberate error; its text is one line that says what to do."""
+
+
+class ConfigurationError(StationError):
+    """A setting is wrong: the text names the file, the key, the value found and what is allowed."""
+
+
+class DeviceError(StationError):
+    """A device does not do what it should."""
+
+
+class CameraError(DeviceError):
+    """A camera cannot be opened or read now; opening it again may help."""
+
+
+class EndOfStream(DeviceError):
+    """A video file or a folder read once has no more pictures."""
+
+
+class ProtocolError(StationError):
+    """A peer refused the connection or broke the protocol."""
+
+
+class LoginRefused(ProtocolError):
+    """The broker refused the user name, the password or the certificate."""
+
+
+class StorageError(StationError):
+    """The disk refused a write."""
+
+
+class JournalCorrupt(StorageError):
+    """The journal file cannot be read as a journal."""
+
+
+class ModelError(StationError):
+    """A model cannot be used."""
+
+
+class BundleError(ModelError):
+    """A bundle is missing, incomplete, altered, or not for this task."""
+
+
+class GoldenMismatch(ModelError):
+    """A golden input gave another outcome or other scores than the bundle promises."""
+
+
+class InferenceError(ModelError):
+    """The model could not judge one picture."""

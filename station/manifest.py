@@ -1,0 +1,263 @@
+"""The model bundle's contract: one zip file with `manifest.json`, `model.tflite` and `golden/`.
+
+A bundle is checked before a byte of the model is given to the runtime: sizes, member names, the sha256 of each member
+against the manifest, and that nothing stands in it that the manifest does not name. Writing bundles is the export's
+business; reading them is the same code there and here.
+"""
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from station.errors import BundleError
+from station.messages import Box, ModelRef, Outcome
+
+MANIFEST = "manifest.json"
+MODEL = "model.tflite"
+GOLDEN = "golden/"
+
+MAX_MEMBERS = 256
+MAX_MEMBER_BYTES = 256 * 1024 * 1024
+"""A bundle is some MB; the limits keep a zip bomb from filling the memory."""
+
+
+class Part(BaseModel):
+    """Base of the manifest's parts."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Tensor(Part):
+    """One input or output of the graph: real value = scale × (stored − zero_point)."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: Literal["uint8", "int8", "int16", "float32"]
+    scale: float
+    zero_point: int
+
+
+class Preprocessing(Part):
+    """How a picture becomes the input tensor.
+
+    Attributes:
+        channels: 1 for grey, 3 for BGR.
+        geometry: `native`: the network is fully convolutional and takes the frame at its own size, padded at the
+            right and at the bottom to a multiple of `multiple_px`; `resize`: the frame is scaled to the input's size.
+        stride_px: edge of a grid cell.
+        multiple_px: what the input's height and width must be multiples of; itself a multiple of `stride_px`.
+        pad_value: grey value of the padding, 0..255.
+    """
+
+    channels: Literal[1, 3] = 1
+    geometry: Literal["native", "resize"] = "native"
+    stride_px: int = Field(default=8, ge=1)
+    multiple_px: int = Field(default=16, ge=1)
+    pad_value: int = Field(default=0, ge=0, le=255)
+
+
+class Decoding(Part):
+    """How the detector's grid becomes defects.
+
+    Attributes:
+        box_unit_px: pixels per unit of the box output.
+        score_floor: candidates below are dropped.
+        nms_iou: of two boxes of any class that overlap more than this, the lower score is dropped.
+        max_candidates: the best this many cells are looked at.
+    """
+
+    box_unit_px: float = Field(default=8.0, gt=0)
+    score_floor: float = Field(default=0.05, ge=0, le=1)
+    nms_iou: float = Field(default=0.4, gt=0, le=1)
+    max_candidates: int = Field(default=300, ge=1)
+
+
+class Thresholds(Part):
+    """Scores from which a defect makes a frame ng, and the counts that they were chosen on.
+
+    Attributes:
+        default: for every class without its own.
+        per_class: class name → threshold.
+        chosen_on: plain words and counts, for example "3 of 1200 good frames rejected, 0 of 130 bad missed".
+    """
+
+    default: float = Field(gt=0, lt=1)
+    per_class: Mapping[str, float] = Field(default_factory=dict)
+    chosen_on: str = ""
+
+    def of(self, label: str) -> float:
+        """The threshold of one class."""
+        return self.per_class.get(label, self.default)
+
+
+class QualityLimits(Part):
+    """When a picture can be judged at all; taken from the training pictures with a margin.
+
+    Attributes:
+        mean_min, mean_max: bounds of the mean grey value, 0..255.
+        contrast_min: least standard deviation of the grey values.
+        focus_min: least variance of the Laplacian (Pech-Pacheco et al., ICPR 2000) over the picture.
+    """
+
+    mean_min: float = 0.0
+    mean_max: float = 255.0
+    contrast_min: float = 0.0
+    focus_min: float = 0.0
+
+
+class GoldenCase(Part):
+    """One stored input with what it must give.
+
+    Attributes:
+        file: member name of the lossless picture.
+        outcome: `ok` or `ng` at the bundle's thresholds.
+        score: the picture's score.
+        tolerance: by how much the score may differ on another processor: one quantization step of the logits,
+            expressed in probability.
+        boxes: the defects at or above the threshold.
+    """
+
+    file: str
+    outcome: Outcome
+    score: float
+    tolerance: float = Field(gt=0)
+    labels: tuple[str, ...] = ()
+    boxes: tuple[Box, ...] = ()
+
+
+class Manifest(Part):
+    """`manifest.json`.
+
+    Attributes:
+        members: sha256 (hexadecimal) of every other member of the zip.
+        metrics: figures by name for the float and the int8 model, on data that was held out.
+        dataset: fingerprint (sha256 over the sorted file hashes) and counts of what it was trained on.
+        calibration: file names (or ids) of the representative set used for quantization.
+        versions: of the tools that made it.
+        configuration: the resolved knobs of the training.
+    """
+
+    schema_version: Literal[1] = 1
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")
+    version: str = Field(min_length=1, max_length=64)
+    task: Literal["detect"]
+    created_at: datetime
+    labels: tuple[str, ...] = Field(min_length=1)
+    inputs: tuple[Tensor, ...] = Field(min_length=1)
+    outputs: tuple[Tensor, ...] = Field(min_length=1)
+    preprocessing: Preprocessing
+    decoding: Decoding
+    thresholds: Thresholds
+    quality: QualityLimits
+    golden: tuple[GoldenCase, ...] = Field(min_length=1)
+    metrics: Mapping[str, Mapping[str, float]] = Field(default_factory=dict)
+    dataset: Mapping[str, Any] = Field(default_factory=dict)
+    calibration: tuple[str, ...] = ()
+    versions: Mapping[str, str] = Field(default_factory=dict)
+    configuration: Mapping[str, Any] = Field(default_factory=dict)
+    members: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A bundle whose bytes were checked.
+
+    Attributes:
+        manifest: the contract.
+        model: bytes of the `.tflite` file.
+        golden: file name → encoded picture.
+        sha256: of the whole file, hexadecimal.
+        origin: where it was read from, for messages.
+    """
+
+    manifest: Manifest
+    model: bytes
+    golden: Mapping[str, bytes]
+    sha256: str
+    origin: str
+
+    @property
+    def ref(self) -> ModelRef:
+        """What a verdict says of its model."""
+        return ModelRef(name=self.manifest.name, version=self.manifest.version, sha256=self.sha256)
+
+
+def read_bundle(path: Path) -> Bundle:
+    """Read and check a bundle file.
+
+    Raises:
+        BundleError: the file is missing, cut short, altered, too large, or its manifest does not hold.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as exc:
+        raise BundleError(f"bundle {path}: cannot be read: {exc.strerror}") from exc
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = _members(archive, str(path))
+    except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, NotImplementedError, RuntimeError, OSError) as exc:
+        raise BundleError(f"bundle {path}: is not a whole zip file: {exc}") from exc
+    except (ValueError, UnicodeDecodeError) as exc:
+        raise BundleError(f"bundle {path}: is damaged: {exc}") from exc
+    manifest = parse_manifest(members.pop(MANIFEST, None), str(path))
+    _check_members(manifest, members, str(path))
+    golden = {name: content for name, content in members.items() if name.startswith(GOLDEN)}
+    return Bundle(manifest, members[MODEL], golden, hashlib.sha256(data).hexdigest(), str(path))
+
+
+def parse_manifest(text: bytes | None, origin: str) -> Manifest:
+    """Check a manifest's text.
+
+    Raises:
+        BundleError: it is missing, not JSON, or a field is wrong; the text names the first such field.
+    """
+    if text is None:
+        raise BundleError(f"bundle {origin}: {MANIFEST} is missing")
+    try:
+        return Manifest.model_validate_json(text)
+    except ValidationError as exc:
+        first = exc.errors(include_url=False)[0]
+        field = ".".join(str(level) for level in first["loc"]) or "text"
+        raise BundleError(f"bundle {origin}: {MANIFEST}: {field}: {first['msg']}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as exc:
+        raise BundleError(f"bundle {origin}: {MANIFEST}: is not JSON: {exc}") from exc
+
+
+def _members(archive: zipfile.ZipFile, origin: str) -> dict[str, bytes]:
+    infos = archive.infolist()
+    if len(infos) > MAX_MEMBERS:
+        raise BundleError(f"bundle {origin}: has {len(infos)} members; at most {MAX_MEMBERS} are allowed")
+    members: dict[str, bytes] = {}
+    for info in infos:
+        if info.filename in members:
+            raise BundleError(f"bundle {origin}: member {info.filename} stands in it twice")
+        if info.file_size > MAX_MEMBER_BYTES:
+            raise BundleError(f"bundle {origin}: member {info.filename} claims {info.file_size} bytes")
+        with archive.open(info) as stream:
+            content = stream.read(MAX_MEMBER_BYTES + 1)
+        if len(content) != info.file_size:
+            raise BundleError(f"bundle {origin}: member {info.filename} is not as long as the zip says")
+        members[info.filename] = content
+    return members
+
+
+def _check_members(manifest: Manifest, members: Mapping[str, bytes], origin: str) -> None:
+    named = set(manifest.members)
+    if extra := sorted(set(members) - named):
+        raise BundleError(f"bundle {origin}: member {extra[0]} is not named in the manifest")
+    if missing := sorted((named | {MODEL} | {case.file for case in manifest.golden}) - set(members)):
+        raise BundleError(f"bundle {origin}: member {missing[0]} is missing")
+    for name, content in members.items():
+        digest = hashlib.sha256(content).hexdigest()
+        if digest != manifest.members[name]:
+            raise BundleError(
+                f"bundle {origin}: member {name} was altered: sha256 {digest[:12]}…, "
+                f"the manifest says {manifest.members[name][:12]}…"
+            )

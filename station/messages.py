@@ -1,0 +1,486 @@
+"""What the stages hand each other, and what the station publishes.
+
+Two kinds stand here. *In-process* messages (`Capture`, `Frame`, `Scores`, …) are frozen dataclasses and may hold pixels.
+*Published* messages (`Verdict`, `Health`, …) are frozen pydantic models: their JSON form is the wire format and their
+JSON Schema is printed by ``station schema``. Wall times are UTC; monotonic times come from CLOCK_MONOTONIC, which all
+processes of one machine share. Units stand in the names.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Literal
+from uuid import UUID
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA_VERSION = 1
+
+Pixels = npt.NDArray[np.uint8]
+"""`[height, width]` grey or `[height, width, 3]` BGR; row 0 is the line scanned first."""
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]
+"""A station's, camera's or group's name: it becomes an MQTT topic level and a file name."""
+
+
+class Outcome(StrEnum):
+    """What the station says of one frame."""
+
+    OK = "ok"
+    NG = "ng"
+    UNKNOWN = "unknown"
+
+
+class Reason(StrEnum):
+    """Why an outcome is not `ok`."""
+
+    DEFECT = "defect"
+    DARK = "dark"
+    BRIGHT = "bright"
+    BLURRED = "blurred"
+    FROZEN = "frozen"
+    PARTIAL = "partial"
+    LINES_LOST = "lines_lost"
+    OVERLOAD = "overload"
+    UNREADABLE = "unreadable"
+    WRONG_SIZE = "wrong_size"
+    MODEL_FAULT = "model_fault"
+    CAMERA_FAULT = "camera_fault"
+
+
+class SkipReason(StrEnum):
+    """Why a captured frame got no verdict. Only a camera with the policy `latest` or a rate limit skips frames."""
+
+    SUPERSEDED = "superseded"
+    RATE_LIMIT = "rate_limit"
+
+
+class CameraStateName(StrEnum):
+    """Where a camera stands."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    STALLED = "stalled"
+    FINISHED = "finished"
+    STOPPED = "stopped"
+
+
+class StatusName(StrEnum):
+    """Where the station stands. A consumer that sees `offline` sees the last will or an orderly stop."""
+
+    ONLINE = "online"
+    DEGRADED = "degraded"
+    OFFLINE = "offline"
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """A block of consecutive lines from a line-scan camera.
+
+    Attributes:
+        pixels: `[lines, width]`, at least one line.
+        first_line: number of the first line since the camera was opened; a jump means lost lines.
+        captured_at: wall time at which the last line was exposed.
+        captured_monotonic_s: the same moment on the monotonic clock.
+        partial: the belt stopped and the driver gave the block up before it was full.
+    """
+
+    pixels: Pixels
+    first_line: int
+    captured_at: datetime
+    captured_monotonic_s: float
+    partial: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Capture:
+    """One picture as a camera adapter delivers it, not yet numbered.
+
+    Attributes:
+        pixels: the picture, or None when there is none to judge (`fault` then says why).
+        captured_at: wall time of the exposure (of the last line, for line-scan frames).
+        captured_monotonic_s: the same moment on the monotonic clock.
+        source: where it came from: a file's name, a line range; None for a live camera.
+        first_line: number of row 0 on the web, for line-scan frames.
+        owned_rows: rows `[start, stop)` whose defects this frame reports; None means all.
+        lines_lost: lines that are missing from the picture.
+        fault: set when the camera itself knows that the picture must not be judged.
+        skipped: set when the camera's own rate limit passed this picture over.
+    """
+
+    pixels: Pixels | None
+    captured_at: datetime
+    captured_monotonic_s: float
+    source: str | None = None
+    first_line: int | None = None
+    owned_rows: tuple[int, int] | None = None
+    lines_lost: int = 0
+    fault: Reason | None = None
+    skipped: SkipReason | None = None
+
+
+def _nothing() -> None:
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A capture with its place in the camera's count; the unit of the account.
+
+    Attributes:
+        camera: the camera's name.
+        sequence: from 1 within the station's run, without gaps; every number is accounted for.
+        capture: the picture and its origin.
+        release: gives the pixels' memory back to the camera; the pixels must not be touched afterwards.
+    """
+
+    camera: str
+    sequence: int
+    capture: Capture
+    release: Callable[[], None] = _nothing
+
+
+@dataclass(frozen=True, slots=True)
+class CameraEvent:
+    """A camera changed its state.
+
+    Attributes:
+        camera: the camera's name.
+        state: the new state.
+        at: wall time of the change.
+        reason: one line for people; None when all is well.
+        missed_since: set when frames may have gone by unseen: the time of the last frame before the stall.
+    """
+
+    camera: str
+    state: CameraStateName
+    at: datetime
+    reason: str | None = None
+    missed_since: datetime | None = None
+
+
+class Message(BaseModel):
+    """Base of everything that is published: frozen, no unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Box(Message):
+    """An upright box in pixels of the frame; x to the right, y down, origin at the frame's top left corner."""
+
+    x_px: float
+    y_px: float
+    width_px: float = Field(ge=0)
+    height_px: float = Field(ge=0)
+
+    @property
+    def centre_px(self) -> tuple[float, float]:
+        """Centre as (x, y)."""
+        return self.x_px + self.width_px / 2, self.y_px + self.height_px / 2
+
+
+class Defect(Message):
+    """One defect that was found.
+
+    Attributes:
+        label: class name from the bundle.
+        score: probability in 0..1 as the model gives it.
+        box: where it stands.
+        area_mm2: area of the box if the camera's scale is calibrated.
+    """
+
+    label: str
+    score: float = Field(ge=0, le=1)
+    box: Box
+    area_mm2: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What a model says of one picture.
+
+    Attributes:
+        candidates: every detection above the model's floor, best first; thresholds have not been applied.
+        score: the largest score anywhere in the picture, in 0..1.
+        heatmap: `[rows, columns]` float32 in 0..1, the largest class probability per cell; None when not asked for.
+        preprocess_ms: time from the picture to the input tensor.
+        inference_ms: time of the invocation and the decoding.
+    """
+
+    candidates: tuple[Defect, ...]
+    score: float
+    heatmap: npt.NDArray[np.float32] | None = field(default=None, compare=False)
+    preprocess_ms: float = field(default=0.0, compare=False)
+    inference_ms: float = field(default=0.0, compare=False)
+
+
+class ModelRef(Message):
+    """Which model judged."""
+
+    name: str
+    version: str
+    sha256: str
+
+
+class Latency(Message):
+    """Milliseconds that a frame spent on its way to the verdict; `total` is from the exposure to the verdict."""
+
+    queue: float
+    quality: float
+    preprocess: float
+    inference: float
+    judge: float
+    total: float
+
+
+class Verdict(Message):
+    """What the station says of one frame; exactly one for each frame that is not skipped.
+
+    Attributes:
+        id: UUIDv7; a consumer drops what it has seen.
+        epoch: new at each start of the station, growing.
+        sequence: the frame's number within the epoch, from 1; gaps and order show by (epoch, sequence).
+        part_id: the part's own number where one is known.
+        score: the largest score that counted, 0..1; None when nothing was judged.
+        threshold: the threshold that score was compared with.
+        source: file name, or the range of lines of a line-scan frame.
+        first_line: number of the frame's first line on the web (line-scan only).
+        owned_rows: rows `[start, stop)` whose defects this frame reports (line-scan only).
+        lines_lost: lines missing from the frame.
+        late: the verdict came later than the camera's `late_after_ms`.
+        durable: the verdict was on disk before it was published.
+        evidence: reference of the stored picture.
+    """
+
+    schema_version: Literal[1] = 1
+    id: UUID
+    station: Name
+    camera: Name
+    epoch: int
+    sequence: int = Field(ge=1)
+    part_id: str | None = None
+    outcome: Outcome
+    reasons: tuple[Reason, ...] = ()
+    defects: tuple[Defect, ...] = ()
+    score: float | None = None
+    threshold: float | None = None
+    model: ModelRef | None = None
+    captured_at: datetime
+    source: str | None = None
+    first_line: int | None = None
+    owned_rows: tuple[int, int] | None = None
+    lines_lost: int = 0
+    latency_ms: Latency
+    late: bool = False
+    durable: bool = True
+    evidence: str | None = None
+
+
+class CameraState(Message):
+    """Retained on `camera/<camera>/state`."""
+
+    schema_version: Literal[1] = 1
+    station: Name
+    camera: Name
+    state: CameraStateName
+    since: datetime
+    reason: str | None = None
+
+
+class Fault(Message):
+    """Something that is wrong now.
+
+    Attributes:
+        what: the part concerned: `camera <name>`, `model`, `broker`, `journal`, …
+        reason: one line that says what to do.
+        since: when it began.
+    """
+
+    what: str
+    reason: str
+    since: datetime
+
+
+class Status(Message):
+    """Retained on `status`; also the last will (then `offline`)."""
+
+    schema_version: Literal[1] = 1
+    station: Name
+    status: StatusName
+    since: datetime
+    version: str
+    boot_id: UUID
+    model: ModelRef | None = None
+    faults: tuple[Fault, ...] = ()
+
+
+class Account(Message):
+    """Where the captured frames of one camera went: captured = ok + ng + unknown + skipped + pending.
+
+    Attributes:
+        skipped: count by reason.
+        pending: captured, not judged yet.
+        lines_lost: lines that the line-scan camera did not deliver.
+    """
+
+    captured: int = 0
+    ok: int = 0
+    ng: int = 0
+    unknown: int = 0
+    skipped: Mapping[SkipReason, int] = Field(default_factory=dict)
+    pending: int = 0
+    lines_lost: int = 0
+
+    @property
+    def judged(self) -> int:
+        """Frames with a verdict."""
+        return self.ok + self.ng + self.unknown
+
+    @property
+    def balanced(self) -> bool:
+        """Whether every captured frame is accounted for."""
+        return self.captured == self.judged + sum(self.skipped.values()) + self.pending
+
+
+class CameraHealth(Message):
+    """One camera within `Health`."""
+
+    state: CameraStateName
+    account: Account
+    epoch: int
+    last_sequence: int
+    queue_depth: int
+
+
+class JournalHealth(Message):
+    """The journal within `Health`.
+
+    Attributes:
+        head: hash of the newest row, hexadecimal; a consumer that keeps it can see a cut tail.
+        rows: rows kept.
+        outbox: rows that no broker has acknowledged yet.
+        size_bytes: the journal's files.
+        durable: False while the disk refuses writes.
+    """
+
+    head: str
+    rows: int
+    outbox: int
+    size_bytes: int
+    durable: bool
+
+
+class Percentiles(Message):
+    """Median and 99th percentile, milliseconds."""
+
+    p50: float
+    p99: float
+
+
+class Health(Message):
+    """Retained on `health`; a heartbeat.
+
+    Attributes:
+        valid_until: when this has passed without a newer one, the station hangs, whatever its session says.
+        latency_ms: from the exposure to the verdict, over the last minute's frames.
+        disk_free_bytes: on the file system of the data folder.
+        rss_mb: resident memory of the station's process, in 10^6 bytes.
+    """
+
+    schema_version: Literal[1] = 1
+    station: Name
+    at: datetime
+    valid_until: datetime
+    uptime_s: float
+    cameras: Mapping[str, CameraHealth]
+    journal: JournalHealth | None
+    latency_ms: Percentiles | None
+    disk_free_bytes: int
+    rss_mb: float
+
+
+class Gap(Message):
+    """A declared loss on `gap`: something was not seen or could not be kept.
+
+    Attributes:
+        what: `frames` went by unseen, or `verdicts` could not be kept.
+        count: how many, None when nobody can know.
+        began, ended: the time it concerns.
+        epoch, first_sequence, last_sequence: the verdicts concerned, where they had numbers.
+        why: `station_down`, `camera_stalled`, `journal_corrupt`, `journal_full`, `disk_full`, …
+    """
+
+    schema_version: Literal[1] = 1
+    id: UUID
+    station: Name
+    camera: Name | None
+    what: Literal["frames", "verdicts"]
+    count: int | None
+    began: datetime
+    ended: datetime
+    epoch: int | None = None
+    first_sequence: int | None = None
+    last_sequence: int | None = None
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A message on its way through the journal to the broker.
+
+    Attributes:
+        id: unique; the consumer's key for dropping duplicates.
+        kind: `verdict` or `gap`.
+        topic: MQTT topic.
+        payload: UTF-8 JSON.
+        camera, epoch, sequence: place in the camera's order; None for messages that are not of a camera.
+        outcome: of a verdict: decides what goes first when the journal must shrink.
+    """
+
+    id: UUID
+    kind: Literal["verdict", "gap"]
+    topic: str
+    payload: bytes
+    camera: str | None = None
+    epoch: int | None = None
+    sequence: int | None = None
+    outcome: Outcome | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxRow:
+    """A journal row that waits for the broker's acknowledgement.
+
+    Attributes:
+        row: the journal's row number, growing.
+        committed_at_s: wall time of the commit, seconds since 1970.
+        message: what to publish.
+    """
+
+    row: int
+    committed_at_s: float
+    message: Outgoing
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """Where the connection to the broker stands.
+
+    Attributes:
+        connected: the broker has accepted the station and messages may be sent.
+        connections: how many connections were made since the start; when it grows, what was in flight must go back.
+        session_present: the broker still knew the station's session when it accepted the newest connection.
+        window: messages that the broker takes before it acknowledges one (MQTT 5, section 3.2.2.3.3).
+        reason: why there is no connection, one line; None while there is one.
+        refused: the broker refused the login or the certificate; someone must act.
+    """
+
+    connected: bool = False
+    connections: int = 0
+    session_present: bool = False
+    window: int = 65_535
+    reason: str | None = None
+    refused: bool = False

@@ -1,0 +1,140 @@
+"""The seams: what the journey needs from the outside, as Protocols of one to three methods."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from types import TracebackType
+from typing import Protocol, Self
+
+from station.messages import (
+    CameraEvent,
+    Capture,
+    Frame,
+    JournalHealth,
+    Link,
+    ModelRef,
+    Outgoing,
+    OutboxRow,
+    Pixels,
+    Scores,
+)
+
+
+class Clock(Protocol):
+    """Time, as an argument."""
+
+    def now(self) -> datetime:
+        """Wall time, UTC, aware."""
+
+    def monotonic_s(self) -> float:
+        """CLOCK_MONOTONIC in seconds; the same in all processes of the machine."""
+
+
+class Resource(Protocol):
+    """Something with a beginning and an end; `__init__` does no input or output, `__enter__` does."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None: ...
+
+
+class Camera(Resource, Protocol):
+    """One picture source, driven from one thread. It lives in the camera's child process and may block for ever."""
+
+    def read(self) -> Capture:
+        """Wait for the next picture.
+
+        Raises:
+            CameraError: the device is gone or cannot be used as configured; close and open it again.
+            EndOfStream: a file or a folder read once is finished.
+        """
+
+
+class FrameSource(Resource, Protocol):
+    """The station's side of a camera: numbered frames and changes of state, in order."""
+
+    def read(self, timeout_s: float) -> Frame | CameraEvent | None:
+        """Return the next frame or event; None when nothing came within `timeout_s`."""
+
+    def depth(self) -> int:
+        """Frames captured and numbered, but not yet returned by `read`; may be asked from another thread."""
+
+    def finish(self) -> None:
+        """Capture no more: `read` still returns what was captured, then a STOPPED event, then always None."""
+
+
+class Model(Protocol):
+    """A loaded bundle."""
+
+    @property
+    def ref(self) -> ModelRef:
+        """Which bundle this is."""
+
+    def infer(self, pixels: Pixels) -> Scores:
+        """Score one picture.
+
+        Raises:
+            InferenceError: the picture does not fit the model, or the runtime failed.
+        """
+
+
+class Journal(Resource, Protocol):
+    """The audit trail and outbox. One thread at a time uses it."""
+
+    def commit(self, messages: Sequence[Outgoing], acknowledged: Sequence[int]) -> Sequence[OutboxRow]:
+        """Store messages and mark rows as acknowledged in one transaction; durable when it returns.
+
+        Returns:
+            The new rows, in the order of `messages`; after them the gaps that the journal itself had to declare.
+
+        Raises:
+            StorageError: nothing of it was stored.
+        """
+
+    def pending(self, after_row: int, limit: int) -> Sequence[OutboxRow]:
+        """Rows after `after_row` that no broker has acknowledged, oldest first.
+
+        Raises:
+            StorageError: the disk cannot be read.
+        """
+
+    def replay(self, acknowledged_since_s: float) -> int | None:
+        """Put rows that were acknowledged at or after this wall time (seconds since 1970) back into the outbox.
+
+        Returns:
+            The first such row; None when there is none.
+
+        Raises:
+            StorageError: nothing was put back.
+        """
+
+    def last_verdicts(self) -> Sequence[OutboxRow]:
+        """The newest verdict of each camera."""
+
+    def health(self) -> JournalHealth:
+        """Figures for the `health` topic."""
+
+
+class StateSink(Protocol):
+    """Where the latest state of a thing is shown; keeps the newest only."""
+
+    def retain(self, topic: str, payload: bytes) -> None:
+        """Set a retained message: published now, and again after each reconnect."""
+
+
+class Publisher(StateSink, Resource, Protocol):
+    """The connection to the broker; never blocks, never raises for a broker that is away."""
+
+    def send(self, row: OutboxRow, *, historical: bool) -> bool:
+        """Hand one message to the network; False when there is no connection and it must be sent again later."""
+
+    def acknowledgements(self) -> Sequence[int]:
+        """Rows that the broker acknowledged since the last call."""
+
+    def link(self) -> Link:
+        """Where the connection stands; `send` uses the connection that was reported last."""
+
+
+Labels = Mapping[str, float]
+"""Class name → threshold in 0..1."""

@@ -1,0 +1,454 @@
+"""The station's configuration: one TOML file, overridable by environment, validated once, frozen afterwards.
+
+Every field has a default that works. An environment variable ``STATION_BROKER__HOST`` sets ``broker.host``; two
+underscores separate levels, and the value is read as TOML where it parses as such, as a string otherwise. A secret is
+never written into the file: ``password_credential`` names a file in ``$CREDENTIALS_DIRECTORY`` (systemd's
+LoadCredential), ``password_file`` any other file.
+"""
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
+
+from station.errors import ConfigurationError
+from station.messages import Name
+
+ENVIRONMENT_PREFIX = "STATION_"
+SHIPPED_BUNDLE = Path(__file__).parent / "bundles" / "boards.bundle"
+"""Trained on rendered boards only; see calibration/README.md."""
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+def _to_path(value: object) -> object:
+    return Path(value) if isinstance(value, str) and value else value
+
+
+FilePath = Annotated[Path, BeforeValidator(_to_path)]
+"""A path, written as a string."""
+
+
+class Section(BaseModel):
+    """Base of every table of the file: frozen, unknown keys are errors, and nothing is converted: `port = true` is not 1."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+
+
+class StationSettings(Section):
+    """`[station]`"""
+
+    name: Name = "station"
+    """Second level of every MQTT topic: inspection/<name>/…"""
+    data_dir: FilePath = Path("station-data")
+    """Journal, evidence and state; a relative path is relative to the configuration file."""
+    health_interval_s: float = Field(default=5.0, ge=0.2, le=3600)
+    """How often `health` is published; it is valid for three intervals."""
+
+
+class TlsSettings(Section):
+    """`[broker.tls]`"""
+
+    ca_file: FilePath | None = None
+    """Certificates of the authorities to trust, PEM; without it the system's own."""
+    certificate_file: FilePath | None = None
+    """The station's own certificate, PEM, where the broker asks for one."""
+    key_file: FilePath | None = None
+    """Private key of `certificate_file`, PEM."""
+
+    @model_validator(mode="after")
+    def _pair(self) -> Self:
+        if (self.certificate_file is None) != (self.key_file is None):
+            raise ValueError("certificate_file and key_file belong together: set both or neither")
+        return self
+
+
+class BrokerSettings(Section):
+    """`[broker]`"""
+
+    embedded: bool = False
+    """Run the embedded MQTT broker on the loopback interface instead of using an external one."""
+    host: str = Field(default="127.0.0.1", min_length=1)
+    """Name or address of the external broker."""
+    port: int | None = Field(default=None, ge=0, le=65535)
+    """TCP port; default 1883, with TLS 8883; 0 lets the embedded broker choose a free one."""
+    username: str | None = None
+    """User name at the broker."""
+    password: SecretStr | None = None
+    """Password; better kept out of the file: use one of the two below, or STATION_BROKER__PASSWORD."""
+    password_file: FilePath | None = None
+    """File that holds the password."""
+    password_credential: str | None = None
+    """Name of a systemd credential that holds the password."""
+    client_id: str | None = Field(default=None, max_length=128)
+    """MQTT client id; default inspection-<station name>. Two stations must not share one."""
+    tls: TlsSettings | None = None
+    """Present: encrypt the connection."""
+    keepalive_s: int = Field(default=15, ge=5, le=600)
+    """MQTT keep-alive; the last will is sent one and a half times this after a silent death."""
+    in_flight: int = Field(default=64, ge=1, le=1000)
+    """Messages sent and not yet acknowledged, at most."""
+    acknowledge_within_s: float = Field(default=10.0, ge=1, le=600)
+    """A broker that acknowledges nothing for this long, although messages are in flight, is connected to anew."""
+    reconnect_max_s: float = Field(default=5.0, ge=0.5, le=600)
+    """Longest pause between two attempts to connect; pauses double from 0.25 s and are jittered."""
+    replay_window_s: float = Field(default=60.0, ge=0, le=86_400)
+    """When the broker has forgotten the session, what it acknowledged in this time is sent again as historical."""
+
+    @model_validator(mode="after")
+    def _one_password(self) -> Self:
+        given = [name for name in ("password", "password_file", "password_credential") if getattr(self, name)]
+        if len(given) > 1:
+            raise ValueError(f"give one of password, password_file, password_credential, not {' and '.join(given)}")
+        if given and self.username is None:
+            raise ValueError(f"{given[0]} needs a username")
+        if self.port == 0 and not self.embedded:
+            raise ValueError("port must be between 1 and 65535; 0 (any free one) is for the embedded broker")
+        if self.embedded and (given or self.tls or self.username):
+            raise ValueError("the embedded broker listens on loopback only and takes no username, password or tls")
+        return self
+
+    @property
+    def effective_port(self) -> int:
+        """The TCP port to use, 0 meaning any free one (embedded broker only)."""
+        if self.port is not None:
+            return self.port
+        return 8883 if self.tls else 1883
+
+    def read_password(self, environment: Mapping[str, str]) -> str | None:
+        """Return the password from wherever it is kept; one trailing newline is not part of it.
+
+        Raises:
+            ConfigurationError: the file or the credential cannot be read.
+        """
+        if self.password is not None:
+            return self.password.get_secret_value()
+        if self.password_credential is not None:
+            folder = environment.get("CREDENTIALS_DIRECTORY")
+            if folder is None:
+                raise ConfigurationError(
+                    f"broker.password_credential = {self.password_credential!r}: $CREDENTIALS_DIRECTORY is not set; "
+                    "start the station as a systemd service with LoadCredential=, or use password_file"
+                )
+            path = Path(folder) / self.password_credential
+        elif self.password_file is not None:
+            path = self.password_file
+        else:
+            return None
+        try:
+            return path.read_text(encoding="utf-8").removesuffix("\n")
+        except (OSError, UnicodeDecodeError) as exc:
+            raise ConfigurationError(f"broker password: cannot read {path}: {exc}") from exc
+
+
+class JournalSettings(Section):
+    """`[journal]`"""
+
+    max_bytes: int = Field(default=2_000_000_000, ge=1_000_000)
+    """Size of the journal, at most; the oldest acknowledged rows go first."""
+    max_age_days: float = Field(default=30.0, gt=0)
+    """Acknowledged rows older than this are removed."""
+
+
+class ModelSettings(Section):
+    """`[model]`: what judges, unless a camera names its own bundle."""
+
+    bundle: FilePath = SHIPPED_BUNDLE
+    """Bundle file."""
+    threads: int = Field(default=1, ge=1, le=64)
+    """Threads of the interpreter; a second one only helps on idle cores."""
+    threshold: Fraction | None = None
+    """Overrides the bundle's own thresholds, which were chosen on a calibration set; each verdict shows the one used."""
+
+
+class Region(Section):
+    """A rectangle of the picture in pixels, after rotation."""
+
+    x_px: int = Field(ge=0)
+    """Left edge."""
+    y_px: int = Field(ge=0)
+    """Top edge."""
+    width_px: int = Field(ge=8)
+    """Width."""
+    height_px: int = Field(ge=8)
+    """Height."""
+
+
+class BaseCamera(Section):
+    """Keys that every kind of camera has."""
+
+    policy: Literal["every", "latest"] = "every"
+    """every: each frame gets a verdict, an overflow is `unknown` (overload). latest: older frames are skipped and
+    counted."""
+    expects: Literal["continuous", "triggered"] = "continuous"
+    """continuous: silence for `read_deadline_s` is a fault. triggered: silence means that no part came."""
+    read_deadline_s: float = Field(default=5.0, ge=0.2, le=3600)
+    """A camera that delivers nothing for this long is stalled: its process is killed and started anew."""
+    late_after_ms: float = Field(default=1000.0, gt=0)
+    """A verdict that took longer since the exposure is marked late."""
+    buffer_frames: int = Field(default=8, ge=2, le=256)
+    """Frames that may wait between the camera's process and the model."""
+    region: Region | None = None
+    """Judge only this part of the picture."""
+    rotate_degrees: Literal[0, 90, 180, 270] = 0
+    """Turn the picture clockwise before the region is cut."""
+    colour: Literal["grey", "bgr", "rgb"] = "grey"
+    """Form in which the model gets the pictures; rgb swaps the channels of a source that delivers them swapped."""
+    max_rate_fps: float | None = Field(default=None, gt=0)
+    """Judge at most this many frames a second; the others are skipped and counted."""
+    bundle: FilePath | None = None
+    """Another bundle than `model.bundle`."""
+    frozen_after: int = Field(default=0, ge=0)
+    """This many identical pictures in a row are `unknown` (frozen); 0 switches it off. A live sensor's noise makes two
+    pictures differ."""
+
+
+class DeviceCamera(BaseCamera):
+    """A camera behind Video4Linux."""
+
+    kind: Literal["v4l2"]
+    """Marks this kind."""
+    device: str | int = 0
+    """Index, or better a stable path such as /dev/v4l/by-id/usb-…-video-index0."""
+    width_px: int | None = Field(default=None, ge=8)
+    """Picture width to ask for."""
+    height_px: int | None = Field(default=None, ge=8)
+    """Picture height to ask for."""
+    rate_fps: float | None = Field(default=None, gt=0)
+    """Frames a second to ask for."""
+    pixel_format: str | None = Field(default=None, pattern=r"^[A-Z0-9]{3}[A-Z0-9 ]$")
+    """Four-character code such as MJPG, YUYV or GREY."""
+    controls: Mapping[
+        Literal["exposure", "gain", "white_balance", "focus", "brightness", "contrast", "saturation"], float
+    ] = Field(default_factory=dict)
+    """Values to set, with the matching automatic switched off; each is read back and compared."""
+    frozen_after: int = Field(default=5, ge=0)
+    """This many identical pictures in a row are `unknown` (frozen); 0 switches it off."""
+
+
+class StreamCamera(BaseCamera):
+    """A network camera: RTSP or HTTP (MJPEG)."""
+
+    kind: Literal["stream"]
+    """Marks this kind."""
+    url: SecretStr
+    """Address, rtsp://… or http://…; may hold user and password, which are never logged."""
+    open_timeout_s: float = Field(default=5.0, gt=0, le=120)
+    """Longest wait for the connection."""
+    frozen_after: int = Field(default=5, ge=0)
+    """This many identical pictures in a row are `unknown` (frozen); 0 switches it off."""
+
+    @model_validator(mode="after")
+    def _scheme(self) -> Self:
+        if not re.match(r"^(rtsp|rtsps|http|https)://", self.url.get_secret_value()):
+            raise ValueError("url must begin with rtsp://, rtsps://, http:// or https://")
+        return self
+
+
+class VideoCamera(BaseCamera):
+    """A video file."""
+
+    kind: Literal["video"]
+    """Marks this kind."""
+    path: FilePath
+    """The file."""
+    loop: bool = False
+    """Begin again at the end."""
+    rate_fps: float | None = Field(default=None, gt=0)
+    """Pace; default: as fast as frames can be judged, none is ever dropped."""
+
+
+class FolderCamera(BaseCamera):
+    """A folder of pictures."""
+
+    kind: Literal["folder"]
+    """Marks this kind."""
+    path: FilePath
+    """The folder."""
+    pattern: str = "**/*"
+    """Which files, as a glob below the folder; files that are not pictures by their suffix are passed over."""
+    list_file: FilePath | None = None
+    """A text file with one path a line, below the folder, in the order to read; then `pattern` is not used."""
+    mode: Literal["once", "loop", "watch"] = "once"
+    """once: read and finish. loop: begin again. watch: wait for new files; a restart goes on after the last one."""
+    rate_fps: float | None = Field(default=None, gt=0)
+    """Pace; default: as fast as frames can be judged, none is ever dropped."""
+
+
+class SimulatedCamera(BaseCamera):
+    """The simulated line: an endless circuit-board web under a line-scan camera."""
+
+    kind: Literal["simulated"]
+    """Marks this kind."""
+    seed: int = Field(default=1, ge=0)
+    """Which web; the same seed gives the same boards, defects and noise."""
+    rate_fps: float = Field(default=30.0, ge=0, le=10_000)
+    """Frames a second; 0: as fast as they can be judged."""
+    frames: int | None = Field(default=None, ge=1)
+    """Stop after this many frames."""
+    defect_share: Fraction = 0.1
+    """Share of frames with a defect."""
+
+
+CameraSettings = Annotated[
+    DeviceCamera | StreamCamera | VideoCamera | FolderCamera | SimulatedCamera, Field(discriminator="kind")
+]
+
+
+class Settings(Section):
+    """The whole file."""
+
+    version: Literal[1] = 1
+    """Version of this file's form."""
+    station: StationSettings = StationSettings()
+    """`[station]`"""
+    broker: BrokerSettings = BrokerSettings()
+    """`[broker]`"""
+    journal: JournalSettings = JournalSettings()
+    """`[journal]`"""
+    model: ModelSettings = ModelSettings()
+    """`[model]`"""
+    camera: Mapping[Name, CameraSettings] = Field(min_length=1)
+    """`[camera.<name>]`, one table for each camera."""
+
+
+def load(path: Path, environment: Mapping[str, str] = os.environ) -> Settings:
+    """Read and check a configuration file; relative paths in it are relative to the file.
+
+    Raises:
+        ConfigurationError: with one line per error: file, key, value found, what is allowed.
+    """
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as exc:
+        raise ConfigurationError(f"{path}: cannot be read: {exc.strerror}; `station init` writes one") from exc
+    except UnicodeDecodeError as exc:
+        raise ConfigurationError(f"{path}: is not UTF-8 text: {exc.reason} at byte {exc.start}") from exc
+    except tomllib.TOMLDecodeError as exc:
+        raise ConfigurationError(f"{path}: is not TOML: {exc}") from exc
+    return from_document(document, str(path), path.resolve().parent, environment)
+
+
+def from_document(
+    document: Mapping[str, Any], origin: str, folder: Path, environment: Mapping[str, str] = os.environ
+) -> Settings:
+    """Check a configuration that is already parsed.
+
+    Args:
+        document: the tables as `tomllib` gives them.
+        origin: the file's name for error texts.
+        folder: what relative paths are relative to.
+        environment: variables whose names begin with ``STATION_`` override keys.
+
+    Raises:
+        ConfigurationError: as for `load`.
+    """
+    merged = _with_environment(document, environment)
+    try:
+        settings = Settings.model_validate(merged)
+    except ValidationError as exc:
+        raise ConfigurationError("\n".join(_explain(exc, origin))) from None
+    return _absolute(settings, folder)
+
+
+def _with_environment(document: Mapping[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:
+    merged = _copy(document)
+    for variable in sorted(environment):
+        path = variable.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
+        # A single word is not a key: service managers and shells have variables of their own with this prefix.
+        if not variable.startswith(ENVIRONMENT_PREFIX) or len(path) < 2:  # noqa: PLR2004
+            continue
+        table = merged
+        for level in path[:-1]:
+            below = table.setdefault(level, {})
+            if not isinstance(below, dict):
+                raise ConfigurationError(f"environment: {variable}: {level} is a value, not a table")
+            table = below
+        table[path[-1]] = _environment_value(environment[variable])
+    return merged
+
+
+def _copy(table: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _copy(value) if isinstance(value, Mapping) else value for key, value in table.items()}
+
+
+def _environment_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+_SECRET_KEYS = frozenset({"password", "url"})
+
+
+def _explain(error: ValidationError, origin: str) -> list[str]:
+    lines = []
+    for item in error.errors(include_url=False):
+        # The discriminator of a union stands in the location as a level of its own; it is no key of the file.
+        location = [str(level) for level in item["loc"]]
+        if len(location) > 2 and location[0] == "camera":  # noqa: PLR2004
+            location = location[:2] + location[3:]
+        key = ".".join(location)
+        found = item["input"]
+        shown = "" if isinstance(found, Mapping) else f" = {found!r}"
+        if location and location[-1] in _SECRET_KEYS:
+            shown = " = ********"
+        lines.append(f"{origin}: {key or 'file'}{shown}: {_allowed(item)}")
+    return lines
+
+
+def _allowed(item: Any) -> str:
+    match item["type"]:
+        case "is_instance_of" if item["ctx"]["class"] == "Path":
+            return "must be a path, written as a string in quotes"
+        case "too_short" if item["loc"] == ("camera",):
+            return "at least one table [camera.<name>] is needed"
+        case "string_pattern_mismatch" if item["loc"][-1] == "[key]":
+            return "a name has letters, digits, _ and -, begins with a letter or digit, and is at most 63 long"
+        case "extra_forbidden":
+            return "unknown key; `station schema settings` lists the keys"
+        case "missing":
+            return "is missing"
+        case "union_tag_not_found":
+            return f"kind is missing; allowed: {item['ctx'].get('expected_tags', 'v4l2, stream, video, folder, simulated')}"
+        case "union_tag_invalid":
+            return f"kind = {item['ctx']['tag']!r} is not known; allowed: {item['ctx']['expected_tags']}"
+        case _:
+            text = str(item["msg"])
+            return text.removeprefix("Value error, ")
+
+
+S = TypeVar("S", bound=Section)
+
+_PATH_KEYS = {
+    "station": ("data_dir",),
+    "broker": ("password_file",),
+    "model": ("bundle",),
+    "tls": ("ca_file", "certificate_file", "key_file"),
+    "camera": ("bundle", "path", "list_file"),
+}
+
+
+def _absolute(settings: Settings, folder: Path) -> Settings:
+    def fix(section: S, keys: tuple[str, ...]) -> S:
+        given = {key: getattr(section, key, None) for key in keys}
+        return section.model_copy(
+            update={key: folder / value for key, value in given.items() if isinstance(value, Path)}
+        )
+
+    broker = fix(settings.broker, _PATH_KEYS["broker"])
+    if broker.tls is not None:
+        broker = broker.model_copy(update={"tls": fix(broker.tls, _PATH_KEYS["tls"])})
+    return settings.model_copy(
+        update={
+            "station": fix(settings.station, _PATH_KEYS["station"]),
+            "broker": broker,
+            "model": fix(settings.model, _PATH_KEYS["model"]),
+            "camera": {name: fix(camera, _PATH_KEYS["camera"]) for name, camera in settings.camera.items()},
+        }
+    )
