@@ -1,0 +1,1 @@
+"""One protocol or device per file; siblings never import each other."""
