@@ -1,0 +1,109 @@
+"""The command line of the station. Each subcommand is a module of `station.commands`, imported when it is called."""
+
+import argparse
+import importlib
+import logging
+import sys
+from collections.abc import Sequence
+
+from station import __version__
+from station.commands.exit_codes import ExitCode
+from station.errors import BundleError, CameraError, ConfigurationError, ModelError, ProtocolError, StationError
+
+COMMANDS = {
+    "demo": "show the whole station at work: simulated line, shipped model, embedded broker",
+    "run": "run the station with a configuration file",
+    "init": "write a commented configuration file",
+    "check": "check configuration, data folder, bundles, cameras and broker without starting",
+    "inspect": "judge single pictures and write annotated ones",
+    "watch": "subscribe to a broker and print each verdict as it arrives",
+    "bench": "measure the whole path against a bare inference loop",
+    "schema": "print the JSON Schemas of the messages and of the settings",
+}
+"""Name → one line of help. The module has the same name and two functions: `add_arguments` and `run`."""
+
+_EPILOG = """\
+exit codes:
+  0  all is well
+  1  failed: the account does not balance, or a thread died
+  2  wrong usage
+  3  a bundle is missing, altered or not what it promises
+  4  a camera cannot be used
+  5  the broker cannot be used
+  6  a picture cannot be read
+  78 the configuration is wrong (the systemd unit does not restart on it)
+
+begin with:
+  station demo                       nothing else is needed
+  station init station.toml          then edit it
+  station check --config station.toml
+  station run --config station.toml
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one subcommand and return its exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    options = _parser(given).parse_args(given)
+    _log_to_stderr(options.verbose)
+    try:
+        return int(importlib.import_module(f"station.commands.{options.command}").run(options))
+    except StationError as exc:
+        if options.debug:
+            raise
+        for line in str(exc).splitlines():
+            print(f"station {options.command}: {line}", file=sys.stderr)
+        return int(_exit_code(exc))
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader of our output has gone (`| head`): nothing is wrong, and nothing more can be said.
+        sys.stderr.close()
+        return int(ExitCode.OK)
+
+
+def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="station",
+        description="Edge inspection station: cameras in, verdicts out over MQTT, every frame accounted for.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"inspection-station {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, summary in COMMANDS.items():
+        command = commands.add_parser(
+            name, help=summary, description=summary, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        )
+        command.add_argument("--debug", action="store_true", help="show a traceback when something fails")
+        command.add_argument("-v", "--verbose", action="store_true", help="log more")
+        # Only the command that was called is imported: `station run` need not load what the others need.
+        if name in given:
+            importlib.import_module(f"station.commands.{name}").add_arguments(command)
+    return parser
+
+
+def _log_to_stderr(verbose: bool) -> None:
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.INFO,
+        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+
+
+def _exit_code(error: StationError) -> ExitCode:
+    match error:
+        case ConfigurationError():
+            return ExitCode.CONFIGURATION
+        case BundleError() | ModelError():
+            return ExitCode.BUNDLE
+        case CameraError():
+            return ExitCode.CAMERA
+        case ProtocolError():
+            return ExitCode.BROKER
+        case _:
+            return ExitCode.FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

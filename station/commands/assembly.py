@@ -1,0 +1,159 @@
+"""From settings to a station that can run: the one place that knows every adapter."""
+
+import functools
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from station import __version__, wire
+from station.adapters.camera_process import CameraProcess, plan_for
+from station.adapters.embedded_broker import EmbeddedBroker
+from station.adapters.litert_model import load_model
+from station.adapters.mqtt_publisher import MqttPublisher
+from station.adapters.sqlite_journal import SqliteJournal
+from station.adapters.system_clock import SystemClock
+from station.commands.camera_factory import make_camera
+from station.daemon import BROKER, CameraPart, Station
+from station.errors import ConfigurationError, ProtocolError, StorageError
+from station.faults import FaultBoard
+from station.ids import uuid7
+from station.mailbox import Mailbox, Overflow
+from station.manifest import read_bundle
+from station.messages import Link, Outgoing, Status, StatusName, Verdict
+from station.pipeline import LoadedModel
+from station.ports import Clock, Journal
+from station.recorder import Recorder
+from station.settings import BrokerSettings, Settings
+
+OUTBOX_CAPACITY = 4096
+"""Verdicts that may wait for the journal. When it is full the cameras' threads wait, and the cameras' own policies say
+what becomes of the frames: nothing is dropped here."""
+JOURNAL_FILE = "journal.sqlite"
+
+
+@contextmanager
+def assembled(
+    settings: Settings, environment: Mapping[str, str] = os.environ, cpus: Mapping[str, int] | None = None
+) -> Iterator[Station]:
+    """Open everything that a station needs, hand the station out, and close everything in reverse order.
+
+    Args:
+        settings: the validated configuration.
+        environment: where credentials are looked up.
+        cpus: camera → processor that its inference thread is bound to.
+
+    Raises:
+        ConfigurationError: the data folder cannot be written, or a secret or certificate cannot be read.
+    """
+    clock = SystemClock()
+    faults = FaultBoard(clock)
+    name = settings.station.name
+    boot_id = uuid7(int(clock.now().timestamp() * 1e3))
+    outbox: Mailbox[Outgoing] = Mailbox(OUTBOX_CAPACITY, Overflow.BLOCK)
+    password = settings.broker.read_password(environment)
+    last_will = Status(
+        station=name, status=StatusName.OFFLINE, since=clock.now(), version=__version__, boot_id=boot_id
+    )
+    with (
+        open_journal(settings, clock) as journal,
+        _broker_address(settings.broker, faults) as (host, port),
+        MqttPublisher(
+            settings.broker,
+            host=host,
+            port=port,
+            client_id=settings.broker.client_id or f"inspection-{name}",
+            password=password,
+            will_topic=wire.status_topic(name),
+            will_payload=wire.encode(last_will),
+            clock=clock,
+            wake=outbox.wake,
+            on_link=lambda link: faults.set(BROKER, _link_fault(link)),
+        ) as publisher,
+    ):
+        epoch = journal.open_epoch()
+        resume = _last_sources(journal)
+        recorder = Recorder(
+            station=name,
+            epoch=epoch,
+            journal=journal,
+            publisher=publisher,
+            mailbox=outbox,
+            clock=clock,
+            window=settings.broker.in_flight,
+            replay_window_s=settings.broker.replay_window_s,
+        )
+        cameras = {
+            camera: CameraPart(
+                settings=table,
+                source=CameraProcess(
+                    camera,
+                    functools.partial(make_camera, table),
+                    plan_for(table),
+                    clock,
+                    resume_after=resume.get(camera),
+                ),
+                load=functools.partial(load_bundle, table.bundle or settings.model.bundle, settings.model.threads),
+                cpu=(cpus or {}).get(camera),
+            )
+            for camera, table in settings.camera.items()
+        }
+        yield Station(settings, cameras, recorder, outbox, publisher, faults, epoch, clock, boot_id)
+
+
+@contextmanager
+def open_journal(settings: Settings, clock: Clock) -> Iterator[SqliteJournal]:
+    """Open the journal in the data folder.
+
+    Raises:
+        ConfigurationError: the folder cannot be written.
+    """
+    path = settings.station.data_dir / JOURNAL_FILE
+    journal = SqliteJournal(path, settings.journal, station=settings.station.name, clock=clock)
+    try:
+        journal.__enter__()
+    except StorageError as exc:
+        raise ConfigurationError(f"station.data_dir = {str(settings.station.data_dir)!r}: {exc}") from exc
+    try:
+        yield journal
+    finally:
+        journal.__exit__(None, None, None)
+
+
+def load_bundle(path: Path, threads: int) -> LoadedModel:
+    """Read and check a bundle, load it, and replay its golden set.
+
+    Raises:
+        ModelError: it cannot be used.
+    """
+    bundle = read_bundle(path)
+    return LoadedModel(load_model(bundle, threads), bundle.manifest)
+
+
+@contextmanager
+def _broker_address(settings: BrokerSettings, faults: FaultBoard) -> Iterator[tuple[str, int]]:
+    if not settings.embedded:
+        yield settings.host, settings.effective_port
+        return
+    with EmbeddedBroker(settings.effective_port, lambda fault: faults.set("embedded broker", fault)) as broker:
+        yield broker.host, broker.port
+
+
+def _link_fault(link: Link) -> str | None:
+    return None if link.connected else link.reason or "no connection"
+
+
+def _last_sources(journal: Journal) -> dict[str, str]:
+    """Camera → source of its newest verdict, for the cameras that can go on behind it."""
+    found = {}
+    for row in journal.last_verdicts():
+        try:
+            verdict = wire.decode(Verdict, row.message.payload)
+        except ProtocolError:
+            # Written by a version whose verdicts this one cannot read; the camera then begins at its beginning.
+            continue
+        if verdict.source is not None:
+            found[verdict.camera] = verdict.source
+    return found
+
+

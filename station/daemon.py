@@ -1,0 +1,351 @@
+"""The running station: its threads, its state as others see it, and its ordered shutdown.
+
+One thread a camera takes frames and judges them; one thread keeps the journal and talks to the broker; the thread that
+called `run` is the supervisor: it publishes health, tries again what failed, and sees it when another thread dies. The
+order of shutdown is that of the journey: cameras stop capturing, what they captured is judged, what was judged is
+journalled, what is journalled is handed to the broker as far as it takes it within `DRAIN_S`.
+"""
+
+import logging
+import os
+import shutil
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from uuid import UUID
+
+from station import __version__, wire
+from station.accounting import FrameAccount
+from station.errors import ModelError
+from station.faults import FaultBoard
+from station.ids import uuid7
+from station.mailbox import Mailbox
+from station.messages import (
+    CameraEvent,
+    CameraHealth,
+    CameraState,
+    CameraStateName,
+    Fault,
+    Frame,
+    Gap,
+    Health,
+    Outgoing,
+    Status,
+    StatusName,
+    Verdict,
+)
+from station.pipeline import Inspector, LoadedModel
+from station.ports import Clock, FrameSource, Publisher
+from station.recorder import Recorder
+from station.settings import CameraSettings, Settings
+from station.tally import percentiles
+
+logger = logging.getLogger(__name__)
+
+READ_TIMEOUT_S = 0.1
+"""How long a camera thread waits for a frame before it looks whether the station stops."""
+DRAIN_S = 5.0
+"""How long an orderly stop waits for the broker to acknowledge the rest; what is left stays in the journal."""
+MODEL_RETRY_S = 2.0
+"""How often a bundle that could not be used is tried again."""
+BROKER = "broker"
+"""What a fault of the connection to the broker is called in `status`."""
+LATENCY_WINDOW = 6_000
+"""Newest latencies behind the percentiles in `health`: a minute at a hundred frames a second."""
+
+
+@dataclass(frozen=True, slots=True)
+class CameraPart:
+    """One camera as the composition hands it over.
+
+    Attributes:
+        settings: its settings.
+        source: the camera's process.
+        load: loads the camera's bundle through the golden set; raises ModelError.
+        cpu: run the inference thread on this processor only; None: anywhere.
+    """
+
+    settings: CameraSettings
+    source: FrameSource
+    load: Callable[[], LoadedModel]
+    cpu: int | None = None
+
+
+@dataclass(slots=True)
+class _Line:
+    """A camera while the station runs."""
+
+    name: str
+    part: CameraPart
+    inspector: Inspector
+    account: FrameAccount = field(default_factory=FrameAccount)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    state: CameraStateName = CameraStateName.STARTING
+    since: datetime | None = None
+    last_sequence: int = 0
+    loaded: LoadedModel | None = None
+    latencies_ms: deque[float] = field(default_factory=lambda: deque(maxlen=LATENCY_WINDOW))
+
+
+class Station:
+    """Everything that runs between the cameras and the broker.
+
+    Args:
+        settings: the validated configuration.
+        cameras: by name.
+        recorder: journal and delivery, driven by a thread of the station.
+        outbox: the mailbox that the recorder empties.
+        publisher: for retained state; the recorder sends verdicts over the same one.
+        faults: what is wrong; the adapters know it as well.
+        epoch: number of this run; larger than any before.
+        clock: time.
+        boot_id: identifies this run in `status`.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        cameras: Mapping[str, CameraPart],
+        recorder: Recorder,
+        outbox: Mailbox[Outgoing],
+        publisher: Publisher,
+        faults: FaultBoard,
+        epoch: int,
+        clock: Clock,
+        boot_id: UUID,
+    ) -> None:
+        self._settings = settings
+        self._name = settings.station.name
+        self._recorder = recorder
+        self._outbox = outbox
+        self._publisher = publisher
+        self._faults = faults
+        self._epoch = epoch
+        self._clock = clock
+        self._boot_id = boot_id
+        self._started_s = clock.monotonic_s()
+        self._since = clock.now()
+        self._stopping = threading.Event()
+        self._lines = {
+            name: _Line(name, part, Inspector(self._name, name, epoch, part.settings, settings.model, clock))
+            for name, part in cameras.items()
+        }
+        self._dead: list[str] = []
+
+    def stop(self) -> None:
+        """Ask for an orderly stop; safe in a signal handler."""
+        self._stopping.set()
+
+    def run(self) -> bool:
+        """Run until `stop`; True after an orderly stop, False when a thread died."""
+        recorder_stop = threading.Event()
+        with ExitStack() as stack:
+            self._faults.listen(self._publish_status)
+            self._publish_status()
+            recorder = self._thread("recorder", lambda: self._record(recorder_stop))
+            stack.callback(recorder.join)
+            stack.callback(recorder_stop.set)
+            for line in self._lines.values():
+                self._load_model(line)
+            for line in self._lines.values():
+                thread = self._thread(f"camera-{line.name}", lambda line=line: self._watch(line))  # type: ignore[misc]
+                stack.callback(thread.join)
+            stack.callback(self._stopping.set)
+            self._supervise()
+        self._publish_health()
+        self._publish_status(StatusName.OFFLINE)
+        return not self._dead
+
+    # The supervisor's thread
+
+    def _supervise(self) -> None:
+        interval_s = self._settings.station.health_interval_s
+        next_health_s = next_model_s = self._clock.monotonic_s()
+        while not self._stopping.wait(min(interval_s, 0.2)):
+            now_s = self._clock.monotonic_s()
+            self._faults.set("journal", self._recorder.fault)
+            if now_s >= next_health_s:
+                self._publish_health()
+                next_health_s = now_s + interval_s
+            if now_s >= next_model_s:
+                for line in self._lines.values():
+                    if line.loaded is None:
+                        self._load_model(line)
+                next_model_s = now_s + MODEL_RETRY_S
+
+    def _thread(self, name: str, work: Callable[[], None]) -> threading.Thread:
+        def guarded() -> None:
+            try:
+                work()
+            except Exception:
+                # Whatever it is: a station without one of its threads must not look alive.
+                logger.critical("thread %s died; the station stops", name, exc_info=True)
+                self._dead.append(name)
+                self._stopping.set()
+                # A camera's thread must not wait for ever for a recorder that is gone.
+                self._outbox.close()
+
+        thread = threading.Thread(target=guarded, name=name)
+        thread.start()
+        return thread
+
+    def _load_model(self, line: _Line) -> None:
+        try:
+            loaded = line.part.load()
+        except ModelError as exc:
+            self._faults.set(f"model {line.name}", str(exc))
+            return
+        line.loaded = loaded
+        self._faults.set(f"model {line.name}", None)
+        logger.info("camera %s judges with %s %s", line.name, loaded.ref.name, loaded.ref.version)
+
+    # A camera's thread
+
+    def _watch(self, line: _Line) -> None:
+        if line.part.cpu is not None:
+            os.sched_setaffinity(0, {line.part.cpu})
+        finishing = False
+        with line.part.source as source:
+            while True:
+                if self._stopping.is_set() and not finishing:
+                    source.finish()
+                    finishing = True
+                item = source.read(READ_TIMEOUT_S)
+                if isinstance(item, Frame):
+                    self._inspect(line, item)
+                elif isinstance(item, CameraEvent):
+                    self._camera_changed(line, item)
+                    if item.state is CameraStateName.STOPPED:
+                        return
+
+    def _inspect(self, line: _Line, frame: Frame) -> None:
+        with line.lock:
+            line.account.captured(frame.capture)
+            line.last_sequence = frame.sequence
+        try:
+            if frame.capture.skipped is not None:
+                with line.lock:
+                    line.account.skipped(frame.capture.skipped)
+                return
+            line.inspector.use(line.loaded)
+            verdict = line.inspector.inspect(frame)
+        finally:
+            frame.release()
+        self._hand_over(line, verdict)
+
+    def _hand_over(self, line: _Line, verdict: Verdict) -> None:
+        self._outbox.put(wire.outgoing(verdict))
+        with line.lock:
+            line.account.judged(verdict.outcome)
+            line.latencies_ms.append(verdict.latency_ms.total)
+
+    def _camera_changed(self, line: _Line, event: CameraEvent) -> None:
+        line.state, line.since = event.state, event.at
+        state = CameraState(
+            station=self._name, camera=line.name, state=event.state, since=event.at, reason=event.reason
+        )
+        self._publisher.retain(wire.camera_state_topic(self._name, line.name), wire.encode(state))
+        what = f"camera {line.name}"
+        if event.state is CameraStateName.STALLED:
+            self._faults.set(what, event.reason or "delivers nothing")
+        elif event.state in (CameraStateName.RUNNING, CameraStateName.FINISHED):
+            self._faults.set(what, None)
+        if event.missed_since is not None:
+            gap = Gap(
+                id=uuid7(int(event.at.timestamp() * 1e3)),
+                station=self._name,
+                camera=line.name,
+                what="frames",
+                count=None,
+                began=event.missed_since,
+                ended=event.at,
+                epoch=self._epoch,
+                why="camera_stalled",
+            )
+            self._outbox.put(wire.outgoing_gap(gap))
+
+    # The recorder's thread
+
+    def _record(self, stop: threading.Event) -> None:
+        while not stop.is_set():
+            self._recorder.step(READ_TIMEOUT_S)
+        deadline_s = self._clock.monotonic_s() + DRAIN_S
+        # Without a broker there is nothing to wait for: the next start delivers what is left.
+        while not (self._recorder.is_idle or self._faults.has(BROKER)) and self._clock.monotonic_s() < deadline_s:
+            self._recorder.step(READ_TIMEOUT_S)
+        self._recorder.finish()
+
+    # What others see
+
+    def _publish_status(self, override: StatusName | None = None) -> None:
+        faults = self._faults.now()
+        loaded = next((line.loaded for line in self._lines.values() if line.loaded), None)
+        status = Status(
+            station=self._name,
+            status=override or (StatusName.DEGRADED if faults else StatusName.ONLINE),
+            since=self._since,
+            version=__version__,
+            boot_id=self._boot_id,
+            model=loaded.ref if loaded else None,
+            faults=faults,
+        )
+        self._publisher.retain(wire.status_topic(self._name), wire.encode(status))
+
+    def _publish_health(self) -> None:
+        health = self.health()
+        self._publisher.retain(wire.health_topic(self._name), wire.encode(health))
+
+    def faults(self) -> tuple[Fault, ...]:
+        """What is wrong now."""
+        return self._faults.now()
+
+    def health(self) -> Health:
+        """The station's figures now."""
+        cameras = {}
+        latencies: list[float] = []
+        for line in self._lines.values():
+            with line.lock:
+                depth = line.part.source.depth()
+                account = line.account.snapshot(depth)
+                last_sequence = line.last_sequence
+                latencies.extend(line.latencies_ms)
+            cameras[line.name] = CameraHealth(
+                state=line.state,
+                account=account,
+                epoch=self._epoch,
+                last_sequence=last_sequence,
+                queue_depth=depth,
+            )
+        now = self._clock.now()
+        return Health(
+            station=self._name,
+            at=now,
+            valid_until=now + timedelta(seconds=3 * self._settings.station.health_interval_s),
+            uptime_s=round(self._clock.monotonic_s() - self._started_s, 3),
+            cameras=cameras,
+            journal=self._recorder.health,
+            latency_ms=percentiles(latencies),
+            disk_free_bytes=shutil.disk_usage(self._settings.station.data_dir).free,
+            rss_mb=round(resident_mb(os.getpid()), 1),
+        )
+
+
+def resident_mb(pid: int) -> float:
+    """Resident memory of a process in 10^6 bytes, from /proc.
+
+    Raises:
+        OSError: there is no such process.
+    """
+    pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def account_balances(health: Health) -> bool:
+    """Whether every camera's frames are accounted for."""
+    return all(camera.account.balanced for camera in health.cameras.values())
+
+

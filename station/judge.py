@@ -1,0 +1,71 @@
+"""Scores, thresholds and quality become an outcome. No clock, no state, no input or output."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from station.manifest import Thresholds
+from station.messages import Defect, Outcome, Reason, Scores
+
+INCOMPLETE = frozenset({Reason.PARTIAL, Reason.LINES_LOST})
+"""Reasons under which a picture is still looked at: a defect in the part that was seen is a defect, and only the
+absence of one proves nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """The outcome of one frame with what it rests on.
+
+    Attributes:
+        defects: those at or above their threshold, best first.
+        score: the score that decided: the one that stands highest over its threshold; None when nothing was judged.
+        threshold: the threshold it was compared with.
+    """
+
+    outcome: Outcome
+    reasons: tuple[Reason, ...]
+    defects: tuple[Defect, ...] = ()
+    score: float | None = None
+    threshold: float | None = None
+
+
+def unjudged(*reasons: Reason) -> Judgement:
+    """A frame that could not be judged.
+
+    Raises:
+        ValueError: no reason is given; an `unknown` always says why.
+    """
+    if not reasons:
+        raise ValueError("an unknown outcome needs a reason")
+    return Judgement(Outcome.UNKNOWN, tuple(reasons))
+
+
+def above_threshold(scores: Scores, thresholds: Thresholds) -> tuple[Defect, ...]:
+    """The candidates that reach the threshold of their class, best first."""
+    return tuple(defect for defect in scores.candidates if defect.score >= thresholds.of(defect.label))
+
+
+def judge(scores: Scores, defects: Sequence[Defect], thresholds: Thresholds, quality: Sequence[Reason]) -> Judgement:
+    """Judge a picture that the model has scored.
+
+    Args:
+        scores: the model's answer for the whole picture.
+        defects: out of `above_threshold`, those that this frame has to report: a line-scan frame leaves the ones on its
+            seams to the neighbour that owns them.
+        thresholds: the score from which a defect of each class counts.
+        quality: what is wrong with the picture, out of `INCOMPLETE`; anything else should not have been scored.
+
+    Returns:
+        `ng` if there is a defect, else `unknown` if the picture is incomplete, else `ok`.
+    """
+    considered = defects or [one for one in scores.candidates if one.score < thresholds.of(one.label)]
+    if considered:
+        deciding = max(considered, key=lambda one: one.score - thresholds.of(one.label))
+        score, threshold = deciding.score, thresholds.of(deciding.label)
+    else:
+        # With candidates, all of them are a neighbouring frame's, and so is the picture's best score.
+        score, threshold = 0.0 if scores.candidates else scores.score, thresholds.default
+    if defects:
+        return Judgement(Outcome.NG, (Reason.DEFECT, *quality), tuple(defects), score, threshold)
+    if quality:
+        return Judgement(Outcome.UNKNOWN, tuple(quality), (), score, threshold)
+    return Judgement(Outcome.OK, (), (), score, threshold)

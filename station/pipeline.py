@@ -1,0 +1,147 @@
+"""The journey of a frame, readable top to bottom. Synchronous; knows no thread, no disk and no broker."""
+
+import logging
+from dataclasses import dataclass
+
+from station.errors import InferenceError
+from station.ids import uuid7
+from station.judge import INCOMPLETE, Judgement, above_threshold, judge, unjudged
+from station.linescan import SeamOwner
+from station.manifest import Manifest, Thresholds
+from station.messages import Capture, Defect, Frame, Latency, ModelRef, Reason, Verdict
+from station.ports import Clock, Model
+from station.quality import QualityGate
+from station.settings import BaseCamera, ModelSettings
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model that has passed its golden set, with the contract it was loaded under."""
+
+    model: Model
+    manifest: Manifest
+
+    @property
+    def ref(self) -> ModelRef:
+        """What verdicts say of it."""
+        return self.model.ref
+
+
+class Inspector:
+    """Judges the frames of one camera, in order.
+
+    Args:
+        station: the station's name.
+        camera: the camera's name.
+        epoch: number of this run of the station.
+        settings: the camera's settings.
+        model_settings: thresholds from the configuration override the bundle's.
+        clock: times the stages.
+    """
+
+    def __init__(
+        self, station: str, camera: str, epoch: int, settings: BaseCamera, model_settings: ModelSettings, clock: Clock
+    ) -> None:
+        self._station = station
+        self._camera = camera
+        self._epoch = epoch
+        self._settings = settings
+        self._model_settings = model_settings
+        self._clock = clock
+        self._seams = SeamOwner()
+        self._gate: QualityGate | None = None
+        self._loaded: LoadedModel | None = None
+        self._thresholds: Thresholds | None = None
+
+    def use(self, loaded: LoadedModel | None) -> None:
+        """Judge with this model from the next frame on; None: there is none, every frame is `unknown`."""
+        if loaded is self._loaded:
+            return
+        self._loaded = loaded
+        self._gate = QualityGate(loaded.manifest.quality, self._settings.frozen_after) if loaded else None
+        self._thresholds = self._choose_thresholds(loaded) if loaded else None
+
+    def inspect(self, frame: Frame) -> Verdict:
+        """Judge one frame: quality, scores, ownership, thresholds.
+
+        A fault of one frame gives an `unknown` verdict with its reason; nothing is raised for a picture.
+        """
+        taken_s = self._clock.monotonic_s()
+        stages = _Stages()
+        judgement = self._judge(frame.capture, stages)
+        done_s = self._clock.monotonic_s()
+        captured_s = frame.capture.captured_monotonic_s
+        total_ms = (done_s - captured_s) * 1e3
+        spent_ms = stages.quality_ms + stages.preprocess_ms + stages.inference_ms
+        return Verdict(
+            id=uuid7(int(self._clock.now().timestamp() * 1e3)),
+            station=self._station,
+            camera=self._camera,
+            epoch=self._epoch,
+            sequence=frame.sequence,
+            outcome=judgement.outcome,
+            reasons=judgement.reasons,
+            defects=judgement.defects,
+            score=judgement.score,
+            threshold=judgement.threshold,
+            model=self._loaded.ref if self._loaded else None,
+            captured_at=frame.capture.captured_at,
+            source=frame.capture.source,
+            first_line=frame.capture.first_line,
+            owned_rows=frame.capture.owned_rows,
+            lines_lost=frame.capture.lines_lost,
+            latency_ms=Latency(
+                queue=_ms(taken_s - captured_s),
+                quality=round(stages.quality_ms, 3),
+                preprocess=round(stages.preprocess_ms, 3),
+                inference=round(stages.inference_ms, 3),
+                judge=round(max(0.0, (done_s - taken_s) * 1e3 - spent_ms), 3),
+                total=round(max(0.0, total_ms), 3),
+            ),
+            late=total_ms > self._settings.late_after_ms,
+        )
+
+    def _judge(self, capture: Capture, stages: "_Stages") -> Judgement:
+        if capture.fault is not None and capture.fault not in INCOMPLETE:
+            return unjudged(capture.fault)
+        if capture.pixels is None:
+            return unjudged(Reason.UNREADABLE)
+        if self._loaded is None or self._gate is None or self._thresholds is None:
+            return unjudged(Reason.MODEL_FAULT)
+        started_s = self._clock.monotonic_s()
+        quality = self._gate.check(capture)
+        stages.quality_ms = (self._clock.monotonic_s() - started_s) * 1e3
+        if any(reason not in INCOMPLETE for reason in quality):
+            return unjudged(*quality)
+        try:
+            scores = self._loaded.model.infer(capture.pixels)
+        except InferenceError as exc:
+            logger.error("camera %s: a frame could not be judged: %s", self._camera, exc)
+            return unjudged(Reason.MODEL_FAULT)
+        stages.preprocess_ms, stages.inference_ms = scores.preprocess_ms, scores.inference_ms
+        defects = self._own(capture, above_threshold(scores, self._thresholds))
+        return judge(scores, defects, self._thresholds, quality)
+
+    def _own(self, capture: Capture, defects: tuple[Defect, ...]) -> tuple[Defect, ...]:
+        """The defects that this frame reports, out of all that stand in its picture."""
+        if capture.first_line is None or capture.owned_rows is None:
+            return defects
+        return self._seams.claim(capture.first_line, capture.owned_rows, defects)
+
+    def _choose_thresholds(self, loaded: LoadedModel) -> Thresholds:
+        if self._model_settings.threshold is None:
+            return loaded.manifest.thresholds
+        return Thresholds(default=self._model_settings.threshold, chosen_on="configuration")
+
+
+@dataclass(slots=True)
+class _Stages:
+    quality_ms: float = 0.0
+    preprocess_ms: float = 0.0
+    inference_ms: float = 0.0
+
+
+def _ms(seconds: float) -> float:
+    return round(max(0.0, seconds * 1e3), 3)

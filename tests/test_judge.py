@@ -1,0 +1,68 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+import pytest
+
+from station.judge import INCOMPLETE, above_threshold, judge, unjudged
+from station.manifest import Thresholds
+from station.messages import Box, Defect, Outcome, Reason, Scores
+
+THRESHOLDS = Thresholds(default=0.5, per_class={"short": 0.9})
+
+
+def defect(label: str, score: float) -> Defect:
+    return Defect(label=label, score=score, box=Box(x_px=1, y_px=2, width_px=3, height_px=4))
+
+
+def scores(*candidates: Defect) -> Scores:
+    return Scores(candidates, max((one.score for one in candidates), default=0.02))
+
+
+defects = st.builds(defect, st.sampled_from(["open", "short"]), st.floats(0, 1))
+
+
+def test_a_clean_picture_is_ok_with_its_own_score() -> None:
+    judgement = judge(scores(), (), THRESHOLDS, ())
+    assert (judgement.outcome, judgement.reasons, judgement.score, judgement.threshold) == (Outcome.OK, (), 0.02, 0.5)
+
+
+def test_each_class_has_its_threshold() -> None:
+    found = scores(defect("short", 0.8), defect("open", 0.6))
+    counted = above_threshold(found, THRESHOLDS)
+    judgement = judge(found, counted, THRESHOLDS, ())
+    assert [one.label for one in counted] == ["open"]
+    assert (judgement.outcome, judgement.score, judgement.threshold) == (Outcome.NG, 0.6, 0.5)
+
+
+def test_a_defect_in_an_incomplete_picture_is_a_defect() -> None:
+    found = scores(defect("open", 0.9))
+    judgement = judge(found, found.candidates, THRESHOLDS, (Reason.PARTIAL,))
+    assert judgement.outcome is Outcome.NG
+    assert judgement.reasons == (Reason.DEFECT, Reason.PARTIAL)
+
+
+def test_an_incomplete_picture_without_a_defect_proves_nothing() -> None:
+    judgement = judge(scores(), (), THRESHOLDS, (Reason.LINES_LOST,))
+    assert (judgement.outcome, judgement.reasons) == (Outcome.UNKNOWN, (Reason.LINES_LOST,))
+
+
+def test_a_neighbours_defect_does_not_show_in_this_frames_score() -> None:
+    found = scores(defect("open", 0.99))
+    judgement = judge(found, (), THRESHOLDS, ())
+    assert (judgement.outcome, judgement.score) == (Outcome.OK, 0.0)
+
+
+def test_unknown_always_says_why() -> None:
+    with pytest.raises(ValueError, match="needs a reason"):
+        unjudged()
+
+
+@given(st.lists(defects, max_size=5), st.sets(st.sampled_from(sorted(INCOMPLETE))))
+def test_ok_means_judged_complete_and_below_every_threshold(found: list[Defect], quality: set[Reason]) -> None:
+    given_scores = scores(*found)
+    counted = above_threshold(given_scores, THRESHOLDS)
+    judgement = judge(given_scores, counted, THRESHOLDS, tuple(quality))
+    reached = any(one.score >= THRESHOLDS.of(one.label) for one in found)
+    assert (judgement.outcome is Outcome.NG) == reached
+    assert (judgement.outcome is Outcome.OK) == (not reached and not quality)
+    assert (judgement.outcome is Outcome.OK) == (not judgement.reasons)
