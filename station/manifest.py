@@ -6,8 +6,10 @@ business; reading them is the same code there and here.
 """
 
 import hashlib
+import io
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,8 +26,8 @@ MODEL = "model.tflite"
 GOLDEN = "golden/"
 
 MAX_MEMBERS = 256
-MAX_MEMBER_BYTES = 256 * 1024 * 1024
-"""A bundle is some MB; the limits keep a zip bomb from filling the memory."""
+MAX_BYTES = 256 * 1024 * 1024
+"""All members together, unpacked. A bundle is some MB; the limits keep a zip bomb from filling the memory."""
 
 
 class Part(BaseModel):
@@ -200,9 +202,9 @@ def read_bundle(path: Path) -> Bundle:
     except OSError as exc:
         raise BundleError(f"bundle {path}: cannot be read: {exc.strerror}") from exc
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = _members(archive, str(path))
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, NotImplementedError, RuntimeError, OSError) as exc:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError) as exc:
         raise BundleError(f"bundle {path}: is not a whole zip file: {exc}") from exc
     except (ValueError, UnicodeDecodeError) as exc:
         raise BundleError(f"bundle {path}: is damaged: {exc}") from exc
@@ -238,10 +240,13 @@ def _members(archive: zipfile.ZipFile, origin: str) -> dict[str, bytes]:
     for info in infos:
         if info.filename in members:
             raise BundleError(f"bundle {origin}: member {info.filename} stands in it twice")
-        if info.file_size > MAX_MEMBER_BYTES:
-            raise BundleError(f"bundle {origin}: member {info.filename} claims {info.file_size} bytes")
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise BundleError(f"bundle {origin}: member {info.filename} is packed in another way than stored or deflated")
+        left = MAX_BYTES - sum(map(len, members.values()))
+        if info.file_size > left:
+            raise BundleError(f"bundle {origin}: member {info.filename} makes it more than {MAX_BYTES} bytes")
         with archive.open(info) as stream:
-            content = stream.read(MAX_MEMBER_BYTES + 1)
+            content = stream.read(left + 1)
         if len(content) != info.file_size:
             raise BundleError(f"bundle {origin}: member {info.filename} is not as long as the zip says")
         members[info.filename] = content

@@ -293,6 +293,12 @@ class SimulatedCamera(BaseCamera):
     defect_share: Fraction = 0.1
     """Share of frames with a defect."""
 
+    @model_validator(mode="after")
+    def _rows_stay_rows(self) -> Self:
+        if self.rotate_degrees in (90, 270):
+            raise ValueError("rotate_degrees must be 0 or 180: the frames of a line-scan camera own rows of the web")
+        return self
+
 
 CameraSettings = Annotated[
     DeviceCamera | StreamCamera | VideoCamera | FolderCamera | SimulatedCamera, Field(discriminator="kind")

@@ -1,6 +1,7 @@
 """From settings to a station that can run: the one place that knows every adapter."""
 
 import functools
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from station.adapters.litert_model import load_model
 from station.adapters.mqtt_publisher import MqttPublisher
 from station.adapters.sqlite_journal import SqliteJournal
 from station.adapters.system_clock import SystemClock
+from station.adapters.systemd_notify import SystemdNotify
 from station.commands.camera_factory import make_camera
 from station.daemon import BROKER, CameraPart, Station
 from station.errors import ConfigurationError, ProtocolError, StorageError
@@ -25,6 +27,8 @@ from station.pipeline import LoadedModel
 from station.ports import Clock, Journal
 from station.recorder import Recorder
 from station.settings import BrokerSettings, Settings
+
+logger = logging.getLogger(__name__)
 
 OUTBOX_CAPACITY = 4096
 """Verdicts that may wait for the journal. When it is full the cameras' threads wait, and the cameras' own policies say
@@ -56,6 +60,7 @@ def assembled(
         station=name, status=StatusName.OFFLINE, since=clock.now(), version=__version__, boot_id=boot_id
     )
     with (
+        SystemdNotify(environment, clock) as manager,
         open_journal(settings, clock) as journal,
         _broker_address(settings.broker, faults) as (host, port),
         MqttPublisher(
@@ -73,6 +78,9 @@ def assembled(
     ):
         epoch = journal.open_epoch()
         resume = _last_sources(journal)
+        for camera, source in resume.items():
+            if camera in settings.camera and plan_for(settings.camera[camera]).resumes:
+                logger.info("camera %s goes on after %s, which has a verdict", camera, source)
         recorder = Recorder(
             station=name,
             epoch=epoch,
@@ -89,16 +97,17 @@ def assembled(
                 source=CameraProcess(
                     camera,
                     functools.partial(make_camera, table),
-                    plan_for(table),
+                    plan,
                     clock,
                     resume_after=resume.get(camera),
                 ),
                 load=functools.partial(load_bundle, table.bundle or settings.model.bundle, settings.model.threads),
                 cpu=(cpus or {}).get(camera),
+                silence_s=plan.read_deadline_s if plan.watch_reads else None,
             )
-            for camera, table in settings.camera.items()
+            for camera, table, plan in ((name, table, plan_for(table)) for name, table in settings.camera.items())
         }
-        yield Station(settings, cameras, recorder, outbox, publisher, faults, epoch, clock, boot_id)
+        yield Station(settings, cameras, recorder, outbox, publisher, faults, manager, epoch, clock, boot_id)
 
 
 @contextmanager

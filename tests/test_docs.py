@@ -1,0 +1,66 @@
+"""The README names every setting, topic and reason that the code knows."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from pydantic import BaseModel
+
+from station import wire
+from station.messages import Reason, SkipReason
+from station.settings import BaseCamera, CameraSettings, Section, Settings
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+KINDS: tuple[type[BaseCamera], ...] = get_args(get_args(CameraSettings)[0])
+
+
+def keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Every key of a table, with its path."""
+    for name, field in section.model_fields.items():
+        inner = [one for one in (field.annotation, *get_args(field.annotation)) if _is_section(one)]
+        if name == "camera":
+            continue
+        if inner:
+            yield from keys(inner[0], f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Section)
+
+
+@pytest.mark.parametrize("key", sorted(keys(Settings)))
+def test_the_readme_explains_each_setting(key: str) -> None:
+    assert f"| `{key}` |" in README
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_readme_explains_each_key_of_a_camera(kind: type[BaseCamera]) -> None:
+    for name in keys(kind):
+        if name in keys(BaseCamera):
+            assert f"| `{name}` |" in README, name
+        elif name != "kind":
+            assert f"`{name}`" in README, name
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_the_readme_explains_each_reason(reason: Reason) -> None:
+    assert reason is Reason.DEFECT or f"`{reason.value}`" in README
+
+
+@pytest.mark.parametrize("reason", SkipReason)
+def test_the_readme_explains_each_reason_for_skipping(reason: SkipReason) -> None:
+    assert f"`{reason.value}`" in README
+
+
+def test_the_readme_names_each_topic() -> None:
+    for topic in (
+        wire.status_topic("<station>"),
+        wire.verdict_topic("<station>", "<camera>"),
+        wire.camera_state_topic("<station>", "<camera>"),
+        wire.health_topic("<station>"),
+        wire.gap_topic("<station>"),
+    ):
+        assert f"| `{topic}` |" in README
