@@ -1,0 +1,1 @@
+"""Training, quantization, evaluation and packaging of the station's models; for a workstation, not for the line."""

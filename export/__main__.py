@@ -1,0 +1,55 @@
+"""`station-export`: train a model, score a bundle, write a bundle again, render boards."""
+
+import argparse
+import importlib
+import sys
+import traceback
+from collections.abc import Sequence
+
+from station.errors import StationError
+
+COMMANDS = {
+    "train": "train a detector on a labelled folder and write its bundle",
+    "package": "quantize a finished or interrupted training and write its bundle",
+    "evaluate": "score a bundle on a labelled folder, through the deployed path",
+    "render": "write rendered circuit boards as a labelled folder",
+    "tune": "choose a bundle's threshold on frames of the simulated line",
+}
+"""Name of the module in `export.commands` → what it does."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one subcommand; returns the exit code: 0 done, 1 an error, 2 wrong arguments, 130 interrupted."""
+    listing = "\n".join(f"  {name:10} {text}" for name, text in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="station-export",
+        description="Train, quantize, evaluate and package the station's models.",
+        epilog=f"commands:\n{listing}\n\nstation-export COMMAND --help says more.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--debug", action="store_true", help="show where an error came from")
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND")
+    parser.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help=argparse.SUPPRESS)
+    chosen = parser.parse_args(arguments)
+    # Only the chosen command is imported: TensorFlow alone takes five seconds, and not every command needs it.
+    command = importlib.import_module(f"export.commands.{chosen.command}")
+    command_parser = argparse.ArgumentParser(
+        prog=f"station-export {chosen.command}",
+        description=command.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_arguments(command_parser)
+    try:
+        return int(command.run(command_parser.parse_args(chosen.rest)))
+    except KeyboardInterrupt:
+        sys.stderr.write("station-export: interrupted\n")
+        return 130
+    except (StationError, OSError) as exc:
+        if chosen.debug:
+            traceback.print_exc()
+        sys.stderr.write(f"station-export: error: {exc}\n")
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,269 @@
+"""Write a bundle: model, manifest and golden set in one zip, whole or not at all."""
+
+import hashlib
+import os
+import platform
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from export.cnn import MULTIPLE_PX, STRIDE_PX
+from export.dataset import Dataset, DatasetError, Sample, fingerprint, read_pixels
+from export.evaluate import Scored, choose_threshold, count_frames
+from export.quantize import describe
+from station.adapters.litert_model import LitertModel, load_model
+from station.judge import above_threshold
+from station.manifest import (
+    GOLDEN,
+    MANIFEST,
+    MODEL,
+    Bundle,
+    Decoding,
+    GoldenCase,
+    Manifest,
+    Preprocessing,
+    QualityLimits,
+    Thresholds,
+    read_bundle,
+)
+from station.messages import Outcome, Pixels, Scores
+from station.quality import measure
+
+GOLDEN_PICTURES_OF_EACH_OUTCOME = 3
+GOLDEN_CLEARANCE_STEPS = 4
+"""Least distance between any candidate of a golden picture and the threshold, in quantization steps of the logits: the
+tolerance of a score is one such step."""
+
+TOOLS = ("tensorflow-cpu", "keras", "ai-edge-litert", "numpy", "opencv-python-headless")
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What a bundle will hold, before thresholds, golden set and figures are known.
+
+    Attributes:
+        name, version: of the bundle.
+        model: bytes of the `.tflite`.
+        labels: class names.
+        preprocessing, decoding: how it is used.
+        calibration: names of the pictures that set the ranges.
+    """
+
+    name: str
+    version: str
+    model: bytes
+    labels: tuple[str, ...]
+    preprocessing: Preprocessing
+    decoding: Decoding
+    calibration: tuple[str, ...]
+
+    def manifest(self, created_at: datetime) -> Manifest:
+        """A manifest that is whole but for the parts that need the deployed model; its golden case is a placeholder."""
+        picture, outputs = describe(self.model)
+        return Manifest(
+            name=self.name,
+            version=self.version,
+            task="detect",
+            created_at=created_at,
+            labels=self.labels,
+            inputs=(picture,),
+            outputs=outputs,
+            preprocessing=self.preprocessing,
+            decoding=self.decoding,
+            thresholds=Thresholds(default=0.5),
+            quality=QualityLimits(),
+            golden=(GoldenCase(file=f"{GOLDEN}none.png", outcome=Outcome.OK, score=0.0, tolerance=1.0),),
+            calibration=self.calibration,
+            versions={tool: installed_version(tool) for tool in TOOLS} | {"python": platform.python_version()},
+            members={},
+        )
+
+    def deployed(self, created_at: datetime) -> LitertModel:
+        """The model in the deployed runtime, before its bundle exists.
+
+        Raises:
+            BundleError: the runtime does not take it.
+        """
+        digest = hashlib.sha256(self.model).hexdigest()
+        return LitertModel(Bundle(self.manifest(created_at), self.model, {}, digest, self.name))
+
+
+def detector_preprocessing(channels: int) -> Preprocessing:
+    """How the dense detector wants its pictures."""
+    return Preprocessing(
+        channels=1 if channels == 1 else 3, geometry="native", stride_px=STRIDE_PX, multiple_px=MULTIPLE_PX
+    )
+
+
+def detector_decoding() -> Decoding:
+    """How the dense detector's grid is read; its boxes are in cells."""
+    return Decoding(box_unit_px=float(STRIDE_PX))
+
+
+def held_out_thresholds(scored: Sequence[Scored]) -> Thresholds:
+    """The threshold of the best F-score on pictures that training never saw, with the counts it gives there."""
+    chosen = Thresholds(default=choose_threshold(scored))
+    rejected, good, missed, bad = count_frames(scored, chosen)
+    return chosen.model_copy(
+        update={
+            "chosen_on": f"best F-score on {len(scored)} held-out pictures: "
+            f"{rejected} of {good} good rejected, {missed} of {bad} bad missed"
+        }
+    )
+
+
+def quality_limits(pictures: Sequence[Pixels]) -> QualityLimits:
+    """Limits of the quality gate: the range of the training pictures, widened by half of what lies outside of it."""
+    measures = [measure(picture) for picture in pictures]
+    mean_max = max(item.mean for item in measures)
+    return QualityLimits(
+        mean_min=0.5 * min(item.mean for item in measures),
+        mean_max=mean_max + 0.5 * (255.0 - mean_max),
+        contrast_min=0.5 * min(item.contrast for item in measures),
+        focus_min=0.25 * min(item.focus for item in measures),
+    )
+
+
+def golden_set(
+    model: LitertModel, candidates: Iterable[Pixels], thresholds: Thresholds
+) -> tuple[tuple[GoldenCase, ...], dict[str, bytes]]:
+    """Choose the pictures farthest from any threshold and record what the deployed path says of them.
+
+    Pictures with defects and pictures without are taken in equal numbers where there are enough. The tolerance of a
+    score is one quantization step of its logit.
+
+    Raises:
+        DatasetError: no picture with a defect is far enough from the threshold.
+    """
+    chosen: dict[Outcome, list[tuple[float, Pixels, Scores]]] = {Outcome.NG: [], Outcome.OK: []}
+    step = model.bundle.manifest.outputs[0].scale
+    for pixels in candidates:
+        scores = model.infer(pixels)
+        clearance = _clearance(scores, thresholds)
+        if clearance >= GOLDEN_CLEARANCE_STEPS * step:
+            farthest = chosen[Outcome.NG if above_threshold(scores, thresholds) else Outcome.OK]
+            farthest.append((clearance, pixels, scores))
+            farthest.sort(key=lambda item: -item[0])
+            del farthest[GOLDEN_PICTURES_OF_EACH_OUTCOME:]
+    if not chosen[Outcome.NG]:
+        raise DatasetError("no picture with a defect is far enough from the threshold for a golden input; train longer")
+    cases: list[GoldenCase] = []
+    pictures: dict[str, bytes] = {}
+    for outcome, farthest in chosen.items():
+        for _, pixels, scores in farthest:
+            found = above_threshold(scores, thresholds)
+            file = f"{GOLDEN}{len(cases)}-{outcome}.png"
+            pictures[file] = _png(pixels)
+            cases.append(
+                GoldenCase(
+                    file=file,
+                    outcome=outcome,
+                    score=scores.score,
+                    tolerance=_one_step(scores.score, step),
+                    labels=tuple(item.label for item in found),
+                    boxes=tuple(item.box for item in found),
+                )
+            )
+    return tuple(cases), pictures
+
+
+def golden_candidates(samples: Sequence[Sample], channels: int) -> Iterator[Pixels]:
+    """The pictures of some samples, each followed by its reference, which serves as a picture without defects."""
+    for sample in samples:
+        for path in (sample.picture, sample.reference):
+            if path is not None:
+                yield read_pixels(path, channels)
+
+
+def write_bundle(path: Path, manifest: Manifest, model: bytes, golden: Mapping[str, bytes]) -> Bundle:
+    """Write, read back, replay the golden set, and only then give the file its name.
+
+    Args:
+        path: of the bundle; its folder is made.
+        manifest: whole but for `members`, which is filled in here.
+        model: bytes of the `.tflite`.
+        golden: member name → PNG.
+
+    Raises:
+        BundleError, GoldenMismatch: what was written does not work; nothing is left behind.
+    """
+    members = {MODEL: model, **golden}
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in members.items()}
+    text = manifest.model_copy(update={"members": digests}).model_dump_json(indent=2)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.part")
+    try:
+        with temporary.open("wb") as stream:
+            with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+                for name, content in {MANIFEST: text.encode(), **members}.items():
+                    # A fixed date: the same members give the same file.
+                    archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), content, zipfile.ZIP_DEFLATED, 9)
+            stream.flush()
+            os.fsync(stream.fileno())
+        bundle = read_bundle(temporary)
+        load_model(bundle)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return replace(bundle, origin=str(path))
+
+
+def dataset_record(dataset: Dataset) -> dict[str, Any]:
+    """What the manifest says of the data."""
+    trained_on = [*dataset.splits["train"], *dataset.splits["validation"]]
+    return {
+        "layout": dataset.layout,
+        "fingerprint_sha256": fingerprint(trained_on),
+        **{f"{split}_pictures": len(samples) for split, samples in dataset.splits.items()},
+        **{f"{split}_defects": sum(len(item.classes) for item in samples) for split, samples in dataset.splits.items()},
+    }
+
+
+def with_references(samples: Sequence[Sample]) -> list[Sample]:
+    """The samples, and their references as further pictures without defects."""
+    return [
+        *samples,
+        *(
+            replace(
+                sample,
+                name=f"{sample.name} (reference)",
+                picture=sample.reference,
+                boxes_px=sample.boxes_px[:0],
+                classes=sample.classes[:0],
+                reference=None,
+            )
+            for sample in samples
+            if sample.reference is not None
+        ),
+    ]
+
+
+def _clearance(scores: Scores, thresholds: Thresholds) -> float:
+    """Least distance in logits between a candidate and its threshold; infinite without candidates."""
+    return min(
+        (abs(_logit(item.score) - _logit(thresholds.of(item.label))) for item in scores.candidates), default=np.inf
+    )
+
+
+def _logit(score: float) -> float:
+    inside = float(np.clip(score, 1e-6, 1 - 1e-6))
+    return float(np.log(inside / (1 - inside)))
+
+
+def _one_step(score: float, step: float) -> float:
+    steepest = 1 / (1 + np.exp(-(_logit(score) + step))) - score, score - 1 / (1 + np.exp(-(_logit(score) - step)))
+    return float(max(steepest)) * 1.01 + 1e-6
+
+
+def _png(pixels: Pixels) -> bytes:
+    done, encoded = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 9])
+    if not done:
+        raise DatasetError("OpenCV could not write a PNG")
+    return encoded.tobytes()

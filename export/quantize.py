@@ -1,0 +1,136 @@
+"""From the trained network to a full-integer model, calibrated on a stratified set of training pictures."""
+
+import contextlib
+import io
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter
+
+from export.dataset import DatasetError, Sample, read_pixels
+from station.adapters.litert_model import check_integer_graph
+from station.manifest import Preprocessing, Tensor
+from station.messages import Pixels
+from station.preprocess import write_input
+
+CALIBRATION_PICTURES = 96
+INPUT_NAME = "picture"
+OUTPUT_NAMES = ("heatmap", "box")
+
+
+def calibration_set(samples: Sequence[Sample], labels: int, count: int, seed: int) -> list[Sample]:
+    """Draw pictures so that every class and every group has its turn.
+
+    The classes are served in turn (and pictures without defects as one more class); each takes a picture from the group
+    that has given the fewest so far. A calibration on the first files of one folder ruins the ranges of the rest.
+
+    Returns:
+        At most `count` different samples, in the order drawn.
+    """
+    order = np.random.default_rng((seed, 1)).permutation(len(samples))
+    queues: list[list[int]] = [[] for _ in range(labels + 1)]
+    for index in order:
+        classes = set(samples[index].classes.tolist())
+        for label in classes or {labels}:
+            queues[label].append(int(index))
+    drawn: list[int] = []
+    given: dict[str, int] = {}
+    while len(drawn) < min(count, len(samples)):
+        before = len(drawn)
+        for queue in queues:
+            left = [index for index in queue if index not in drawn]
+            if not left or len(drawn) == count:
+                continue
+            chosen = min(left, key=lambda index: given.get(samples[index].group, 0))
+            drawn.append(chosen)
+            given[samples[chosen].group] = given.get(samples[chosen].group, 0) + 1
+        if len(drawn) == before:
+            break
+    return [samples[index] for index in drawn]
+
+
+def quantize(network: keras.Model, pictures: Sequence[Pixels], preprocessing: Preprocessing) -> bytes:
+    """Convert to a `.tflite` with uint8 input, int8 outputs and nothing but integers between.
+
+    Args:
+        network: float32, open input size, two outputs: heatmap and box.
+        pictures: the calibration set; the model is exported for the first one's padded size.
+        preprocessing: of the bundle.
+
+    Raises:
+        DatasetError: there is nothing to calibrate on.
+        BundleError: the converter left something in the model that is not integer.
+    """
+    if not pictures:
+        raise DatasetError("there are no pictures to calibrate the quantization on")
+    multiple = preprocessing.multiple_px
+    height, width = (-(-edge // multiple) * multiple for edge in pictures[0].shape[:2])
+    source = keras.Input((height, width, preprocessing.channels), batch_size=1, name=INPUT_NAME)
+    outputs = dict(zip(OUTPUT_NAMES, network(source, training=False), strict=True))
+    serving = keras.Model(source, outputs)
+
+    def representative() -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+        tensor = np.empty((height, width, preprocessing.channels), np.uint8)
+        for picture in pictures:
+            write_input(np.ascontiguousarray(picture[:height, :width]), tensor, preprocessing)
+            # The input's scale comes from its largest value. It must be 1/255 whatever the pictures' brightness, since
+            # the station writes pixels as they are.
+            tensor[0, 0], tensor[0, 1] = 0, 255
+            yield "serving_default", {INPUT_NAME: tensor[None].astype(np.float32) / np.float32(255)}
+
+    # `from_saved_model` would leave uninitialised VAR_HANDLE operations that give NaN.
+    converter = tf.lite.TFLiteConverter.from_keras_model(serving)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.representative_dataset = representative
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    converter.inference_input_type = tf.uint8
+    converter.inference_output_type = tf.int8
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        model = bytes(converter.convert())
+    check_integer_graph(model)
+    return model
+
+
+def describe(model: bytes) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """The input, the heatmap and the box of a converted model, as the manifest states them."""
+    interpreter = Interpreter(model_content=model)
+    interpreter.allocate_tensors()
+    runner = interpreter.get_signature_runner()
+    inputs, outputs = runner.get_input_details(), runner.get_output_details()
+
+    def tensor(name: str) -> Tensor:
+        details = (inputs | outputs)[name]
+        scale, zero_point = details["quantization"]
+        return Tensor.model_validate(
+            {
+                "name": name,
+                "shape": tuple(int(edge) for edge in details["shape"]),
+                "dtype": str(np.dtype(details["dtype"])),
+                "scale": float(scale),
+                "zero_point": int(zero_point),
+            }
+        )
+
+    return tensor(INPUT_NAME), (tensor(OUTPUT_NAMES[0]), tensor(OUTPUT_NAMES[1]))
+
+
+def read_pictures(samples: Sequence[Sample], channels: int) -> list[Pixels]:
+    """The pictures of some samples."""
+    return [read_pixels(sample.picture, channels) for sample in samples]
+
+
+def read_folder(folder: Path, channels: int) -> tuple[tuple[str, ...], list[Pixels]]:
+    """Names and pixels of the PNG pictures of a folder, in the order of their names.
+
+    Raises:
+        DatasetError: there are none, or one cannot be read.
+    """
+    files = sorted(folder.glob("*.png"))
+    if not files:
+        raise DatasetError(f"{folder}: holds no PNG pictures to calibrate on")
+    return tuple(file.name for file in files), [read_pixels(file, channels) for file in files]

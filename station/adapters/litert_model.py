@@ -1,0 +1,334 @@
+"""A checked bundle, loaded into LiteRT.
+
+Before a model may judge, four things must hold: every operation and tensor is of the integer kinds listed here, the
+tensors are those of the manifest, the XNNPACK delegate computes the outputs (without it the same graph takes up to 200
+times as long and says so in one log line only), and the golden set gives what was validated.
+"""
+
+import time
+from typing import Any
+
+import cv2
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+from station.detections import Grid, decode, heatmap_image, overlap
+from station.errors import BundleError, GoldenMismatch, InferenceError
+from station.manifest import Bundle, GoldenCase, Tensor
+from station.messages import Box, Defect, ModelRef, Outcome, Pixels, Scores
+from station.preprocess import input_size, write_input
+
+INTEGER_OPS = frozenset(
+    {
+        "ADD",
+        "AVERAGE_POOL_2D",
+        "CONCATENATION",
+        "CONV_2D",
+        "DEPTHWISE_CONV_2D",
+        "DEPTH_TO_SPACE",
+        "FULLY_CONNECTED",
+        "MAX_POOL_2D",
+        "MEAN",
+        "MUL",
+        "PAD",
+        "QUANTIZE",
+        "RELU",
+        "RELU6",
+        "RESHAPE",
+        "SPACE_TO_DEPTH",
+        "SUB",
+    }
+)
+"""Operations that a model may use. Resource variables, custom and Flex operations are not among them: the first come
+out of a broken export and give NaN, the others need code that the station does not have."""
+
+INTEGER_TYPES = frozenset({np.dtype(np.int8), np.dtype(np.uint8), np.dtype(np.int32)})
+"""Types of tensors: quantized values, pixels, and the biases and sizes of the operations."""
+
+LARGEST_PICTURE_PX = 1 << 26
+"""Height × width of the largest input; the network's inner tensors take some twenty times that in bytes."""
+
+_DELEGATE = "DELEGATE"
+_SCALE_TOLERANCE = 1e-6
+_INPUT_SCALE_TOLERANCE = 1e-4
+_GOLDEN_OVERLAP = 0.8
+
+
+def check_integer_graph(model: bytes) -> None:
+    """Walk all operations and tensors of a model, without the delegate, which would hide them.
+
+    Raises:
+        BundleError: it does not load, or something in it is not of the integer kinds; the text names the first.
+    """
+    interpreter = _interpreter(model, 1, OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES)
+    for operation in _operations(interpreter):
+        if operation["op_name"] not in INTEGER_OPS:
+            raise BundleError(
+                f"the model uses the operation {operation['op_name']}; allowed are {', '.join(sorted(INTEGER_OPS))}"
+            )
+    for tensor in interpreter.get_tensor_details():
+        if np.dtype(tensor["dtype"]) not in INTEGER_TYPES:
+            raise BundleError(
+                f"the model's tensor {tensor['name']} is {np.dtype(tensor['dtype'])}; a full-integer model has int8, "
+                "uint8 and int32 tensors only"
+            )
+
+
+class LitertModel:
+    """A detector that is ready to judge; see `load_model`.
+
+    Not for use from several threads at once: each camera has its own.
+    """
+
+    def __init__(self, bundle: Bundle, threads: int = 1, *, heatmap: bool = False) -> None:
+        """Load the model and check it against its manifest; the golden set is run by `load_model`.
+
+        Args:
+            bundle: read and checked by `station.manifest.read_bundle`.
+            threads: for one invocation.
+            heatmap: whether `infer` returns the heatmap as well.
+
+        Raises:
+            BundleError: the model is not what the manifest says, or the delegate did not take it.
+        """
+        self._bundle = bundle
+        self._manifest = bundle.manifest
+        self._want_heatmap = heatmap
+        self._size: tuple[int, int] | None = None
+        try:
+            check_integer_graph(bundle.model)
+            self._interpreter = _interpreter(bundle.model, threads, OpResolverType.AUTO)
+            inputs, outputs = _signature(self._interpreter)
+            if len(self._manifest.inputs) != 1 or len(self._manifest.outputs) != 2:  # noqa: PLR2004
+                raise BundleError(
+                    "the manifest must name one input and two outputs, heatmap and box, for the task detect"
+                )
+            self._input = _check_tensor(inputs, self._manifest.inputs[0])
+            self._heatmap = _check_tensor(outputs, self._manifest.outputs[0])
+            self._box = _check_tensor(outputs, self._manifest.outputs[1])
+            self._check_contract()
+            self._check_delegate()
+        except BundleError as exc:
+            raise BundleError(f"bundle {bundle.origin}: {exc}") from exc
+
+    @property
+    def ref(self) -> ModelRef:
+        """Which bundle this is."""
+        return self._bundle.ref
+
+    @property
+    def bundle(self) -> Bundle:
+        """The bundle with its thresholds and limits."""
+        return self._bundle
+
+    def infer(self, pixels: Pixels) -> Scores:
+        """Score one picture, `[height, width]` or `[height, width, 3]` BGR uint8.
+
+        The first picture of another size makes the runtime plan its memory anew (some milliseconds).
+
+        Raises:
+            InferenceError: the picture does not fit the model, or the runtime failed.
+        """
+        began = time.perf_counter()
+        preprocessing = self._manifest.preprocessing
+        try:
+            _, height, width, _ = self._manifest.inputs[0].shape
+            self._fit(input_size(pixels, preprocessing, (height, width)))
+            # The view lives within this expression only: the runtime refuses to run while anyone holds one.
+            placement = write_input(pixels, self._interpreter.tensor(self._input)()[0], preprocessing)
+            written = time.perf_counter()
+            self._interpreter.invoke()
+            heatmap, box = self._grid(self._heatmap, 0), self._grid(self._box, 1)
+        except (RuntimeError, ValueError, MemoryError, cv2.error) as exc:
+            raise InferenceError(f"the model {self.ref.name} failed on a {list(pixels.shape)} picture: {exc}") from exc
+        candidates, score = decode(
+            heatmap,
+            box,
+            labels=self._manifest.labels,
+            decoding=self._manifest.decoding,
+            stride_px=preprocessing.stride_px,
+            placement=placement,
+        )
+        picture = heatmap_image(heatmap, preprocessing.stride_px, placement) if self._want_heatmap else None
+        return Scores(
+            candidates,
+            score,
+            picture,
+            preprocess_ms=(written - began) * 1e3,
+            inference_ms=(time.perf_counter() - written) * 1e3,
+        )
+
+    def invoke_only(self) -> None:
+        """Run the network once more over what the input holds: the bare loop that the whole path is compared with.
+
+        Raises:
+            InferenceError: the runtime failed.
+        """
+        try:
+            self._interpreter.invoke()
+        except RuntimeError as exc:
+            raise InferenceError(f"the model {self.ref.name} failed: {exc}") from exc
+
+    def run_golden_set(self) -> None:
+        """Replay the stored pictures through this very path.
+
+        Raises:
+            GoldenMismatch: an outcome, a score or a box differs from what was validated.
+        """
+        for case in self._manifest.golden:
+            try:
+                self._check_case(case, self.infer(_golden_picture(self._bundle, case)))
+            except (GoldenMismatch, InferenceError) as exc:
+                raise GoldenMismatch(f"bundle {self._bundle.origin}: golden picture {case.file}: {exc}") from exc
+
+    def _check_contract(self) -> None:
+        manifest = self._manifest
+        preprocessing = manifest.preprocessing
+        picture, heatmap, box = manifest.inputs[0], *manifest.outputs
+        if picture.dtype != "uint8" or picture.shape[::3] != (1, preprocessing.channels):
+            raise BundleError(
+                f"the input must be uint8 [1, height, width, {preprocessing.channels}], "
+                f"not {picture.dtype} {list(picture.shape)}"
+            )
+        if abs(picture.scale * 255 - 1) > _INPUT_SCALE_TOLERANCE or picture.zero_point != 0:
+            raise BundleError(
+                f"the input must have scale 1/255 and zero point 0, since pixels are written as they are; "
+                f"it has {picture.scale:g} and {picture.zero_point}"
+            )
+        if preprocessing.multiple_px % preprocessing.stride_px:
+            raise BundleError(
+                f"preprocessing.multiple_px {preprocessing.multiple_px} is no multiple of stride_px "
+                f"{preprocessing.stride_px}"
+            )
+        cells = tuple(edge // preprocessing.stride_px for edge in picture.shape[1:3])
+        for tensor, depth in ((heatmap, len(manifest.labels)), (box, 4)):
+            if tensor.dtype != "int8" or tensor.shape != (1, *cells, depth):
+                raise BundleError(
+                    f"the output {tensor.name} must be int8 {[1, *cells, depth]}, "
+                    f"not {tensor.dtype} {list(tensor.shape)}"
+                )
+
+    def _check_delegate(self) -> None:
+        """XNNPACK appears in the runtime's list as nodes named DELEGATE; what they put out, they have computed."""
+        computed: set[int] = set()
+        for operation in _operations(self._interpreter):
+            if operation["op_name"] == _DELEGATE:
+                computed.update(int(index) for index in operation["outputs"])
+        if not {self._heatmap, self._box} <= computed:
+            raise BundleError(
+                "the XNNPACK delegate did not take the model, it would run up to 200 times slower; "
+                "is /proc/cpuinfo hidden from this process (ProcSubset=pid)?"
+            )
+
+    def _fit(self, size: tuple[int, int]) -> None:
+        """Give the input another size, unless it has it already."""
+        if self._size == size:
+            return
+        if size[0] * size[1] > LARGEST_PICTURE_PX:
+            raise InferenceError(
+                f"a picture of {size[0]}×{size[1]} is larger than {LARGEST_PICTURE_PX} pixels; set a region of interest"
+            )
+        channels = self._manifest.preprocessing.channels
+        # Unknown until the runtime has planned its memory: after a failure the next picture plans it again.
+        self._size = None
+        self._interpreter.resize_tensor_input(self._input, [1, *size, channels])
+        self._interpreter.allocate_tensors()
+        self._size = size
+
+    def _grid(self, index: int, output: int) -> Grid:
+        tensor = self._manifest.outputs[output]
+        return Grid(self._interpreter.get_tensor(index)[0], tensor.scale, tensor.zero_point)
+
+    def _check_case(self, case: GoldenCase, scores: Scores) -> None:
+        found = [item for item in scores.candidates if item.score >= self._manifest.thresholds.of(item.label)]
+        outcome = Outcome.NG if found else Outcome.OK
+        if outcome is not case.outcome:
+            raise GoldenMismatch(f"the outcome is {outcome}, validated was {case.outcome}")
+        if abs(scores.score - case.score) > case.tolerance:
+            raise GoldenMismatch(
+                f"the score is {scores.score:.4f}, validated was {case.score:.4f} ± {case.tolerance:.4f}"
+            )
+        if len(found) != len(case.boxes):
+            raise GoldenMismatch(f"{len(found)} defects, validated were {len(case.boxes)}")
+        for label, box in zip(case.labels, case.boxes, strict=True):
+            if not any(item.label == label and _agree(item, box) for item in found):
+                raise GoldenMismatch(
+                    f"no {label} at x {box.x_px:.0f}, y {box.y_px:.0f}, {box.width_px:.0f}×{box.height_px:.0f} px"
+                )
+
+
+def load_model(bundle: Bundle, threads: int = 1, *, heatmap: bool = False) -> LitertModel:
+    """Load a bundle and replay its golden set.
+
+    Args:
+        bundle: read and checked by `station.manifest.read_bundle`.
+        threads: for one invocation; one is best with several cameras.
+        heatmap: whether `infer` returns the heatmap as well.
+
+    Raises:
+        BundleError: the model is not what the manifest says.
+        GoldenMismatch: this machine does not give the validated scores.
+    """
+    model = LitertModel(bundle, threads, heatmap=heatmap)
+    model.run_golden_set()
+    return model
+
+
+def _interpreter(model: bytes, threads: int, resolver: OpResolverType) -> Interpreter:
+    try:
+        interpreter = Interpreter(model_content=model, num_threads=threads, experimental_op_resolver_type=resolver)
+        interpreter.allocate_tensors()
+    except (RuntimeError, ValueError) as exc:
+        reason = " ".join(str(exc).split())
+        raise BundleError(f"LiteRT does not take the model: {reason}") from exc
+    return interpreter
+
+
+def _operations(interpreter: Interpreter) -> list[dict[str, Any]]:
+    # There is no public call that lists the operations.
+    operations: list[dict[str, Any]] = interpreter._get_ops_details()
+    return operations
+
+
+def _signature(interpreter: Interpreter) -> tuple[dict[str, Any], dict[str, Any]]:
+    signatures = interpreter.get_signature_list()
+    if len(signatures) != 1:
+        raise BundleError(f"the model has {len(signatures)} signatures; exactly one is expected")
+    runner = interpreter.get_signature_runner(next(iter(signatures)))
+    return runner.get_input_details(), runner.get_output_details()
+
+
+def _check_tensor(found: dict[str, Any], wanted: Tensor) -> int:
+    details = found.get(wanted.name)
+    if details is None:
+        raise BundleError(f"the model has no tensor {wanted.name}; it has {', '.join(sorted(found))}")
+    shape = tuple(int(edge) for edge in details["shape"])
+    dtype = str(np.dtype(details["dtype"]))
+    scale, zero_point = details["quantization"]
+    if (shape, dtype) != (wanted.shape, wanted.dtype):
+        raise BundleError(
+            f"the model's tensor {wanted.name} is {dtype} {list(shape)}, the manifest says "
+            f"{wanted.dtype} {list(wanted.shape)}"
+        )
+    if abs(scale - wanted.scale) > _SCALE_TOLERANCE * abs(wanted.scale) or zero_point != wanted.zero_point:
+        raise BundleError(
+            f"the model's tensor {wanted.name} has scale {scale:g} and zero point {zero_point}, the manifest says "
+            f"{wanted.scale:g} and {wanted.zero_point}"
+        )
+    return int(details["index"])
+
+
+def _golden_picture(bundle: Bundle, case: GoldenCase) -> Pixels:
+    encoded = np.frombuffer(bundle.golden[case.file], np.uint8)
+    decoded = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED) if encoded.size else None
+    if decoded is None:
+        raise GoldenMismatch("is not a picture")
+    return np.asarray(decoded, np.uint8)
+
+
+def _agree(defect: Defect, box: Box) -> bool:
+    return bool(overlap(_corners(defect.box), _corners(box)[None])[0] >= _GOLDEN_OVERLAP)
+
+
+def _corners(box: Box) -> np.ndarray[Any, np.dtype[np.float32]]:
+    return np.array([box.x_px, box.y_px, box.x_px + box.width_px, box.y_px + box.height_px], np.float32)

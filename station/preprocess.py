@@ -1,0 +1,91 @@
+"""From a picture to the network's input: sizes, padding, colour. Pixels are written once, straight into the tensor."""
+
+import cv2
+import numpy as np
+
+from station.detections import Placement
+from station.errors import InferenceError
+from station.manifest import Preprocessing
+from station.messages import Pixels
+
+
+def input_size(pixels: Pixels, preprocessing: Preprocessing, model_size: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of the input tensor that this picture needs.
+
+    Args:
+        pixels: `[height, width]` or `[height, width, 3]`.
+        preprocessing: of the bundle.
+        model_size: height and width that the model was exported with.
+
+    Raises:
+        InferenceError: it is no picture of 8 bits.
+    """
+    _check(pixels)
+    if preprocessing.geometry == "resize":
+        return model_size
+    multiple = preprocessing.multiple_px
+    height, width = pixels.shape[:2]
+    return -(-height // multiple) * multiple, -(-width // multiple) * multiple
+
+
+def write_input(pixels: Pixels, tensor: Pixels, preprocessing: Preprocessing) -> Placement:
+    """Write a picture into the network's input.
+
+    Args:
+        pixels: `[height, width]` or `[height, width, 3]` BGR.
+        tensor: `[input height, input width, channels]`, a view of the runtime's memory.
+        preprocessing: of the bundle.
+
+    Returns:
+        Where the picture lies on the input.
+
+    Raises:
+        InferenceError: the picture is no picture of 8 bits, or larger than the tensor.
+    """
+    _check(pixels)
+    height, width = pixels.shape[:2]
+    plane = tensor[..., 0] if preprocessing.channels == 1 else tensor
+    if preprocessing.geometry == "resize":
+        rows, columns = plane.shape[:2]
+        if (rows, columns) == (height, width):
+            _convert(pixels, plane)
+        else:
+            resized = np.empty((rows, columns, *pixels.shape[2:]), np.uint8) if _recolours(pixels, plane) else plane
+            _into(resized, cv2.resize(pixels, (columns, rows), dst=resized))
+            if resized is not plane:
+                _convert(resized, plane)
+        return Placement(height, width, rows / height, columns / width)
+    if height > plane.shape[0] or width > plane.shape[1]:
+        raise InferenceError(f"a {height}×{width} picture does not fit the input of {plane.shape[0]}×{plane.shape[1]}")
+    plane[height:] = preprocessing.pad_value
+    plane[:height, width:] = preprocessing.pad_value
+    _convert(pixels, plane[:height, :width])
+    return Placement(height, width)
+
+
+def _check(pixels: Pixels) -> None:
+    shape = pixels.shape
+    if pixels.dtype != np.uint8 or len(shape) not in {2, 3} or shape[2:] not in {(), (3,)} or 0 in shape:
+        raise InferenceError(
+            f"a picture must be uint8 [height, width] or [height, width, 3]; this one is {pixels.dtype} {list(shape)}"
+        )
+
+
+def _recolours(pixels: Pixels, plane: Pixels) -> bool:
+    return pixels.ndim != plane.ndim
+
+
+def _convert(pixels: Pixels, plane: Pixels) -> None:
+    """Copy, turning colour to grey or grey to colour where the two differ."""
+    if not _recolours(pixels, plane):
+        np.copyto(plane, pixels)
+    elif plane.ndim == 2:  # noqa: PLR2004
+        _into(plane, cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY, dst=plane))
+    else:
+        _into(plane, cv2.cvtColor(pixels, cv2.COLOR_GRAY2BGR, dst=plane))
+
+
+def _into(wanted: Pixels, result: cv2.typing.MatLike) -> None:
+    # OpenCV writes elsewhere without a word when it cannot use the array that it was given.
+    if not np.shares_memory(wanted, result):
+        np.copyto(wanted, np.asarray(result, np.uint8))
