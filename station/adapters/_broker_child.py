@@ -1,0 +1,29 @@
+"""The embedded broker's own process: runs until it is ended, or until its parent is gone.
+
+Run as a file with the path of an rumqttd configuration as its only argument; imports nothing of the station.
+"""
+
+import logging
+import os
+import sys
+import threading
+
+from iotcore import Broker
+
+
+def _leave_with_the_parent() -> None:
+    """The parent holds the other end of standard input and never writes; the end of the file means that it is gone."""
+    sys.stdin.buffer.read()
+    os._exit(0)
+
+
+def main() -> None:
+    """Serve MQTT for ever."""
+    logging.basicConfig(level=logging.WARNING, format="embedded broker: %(levelname)s %(message)s")
+    logging.getLogger("rumqttd").setLevel(logging.CRITICAL)  # it logs every packet as an error
+    threading.Thread(target=_leave_with_the_parent, daemon=True).start()
+    Broker(config_path=sys.argv[1]).run_forever()
+
+
+if __name__ == "__main__":
+    main()

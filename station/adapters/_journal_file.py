@@ -1,0 +1,371 @@
+"""The form of a journal file, and everything that only reads one: verify, stats, export, rescue.
+
+Rows are chained: ``hash = SHA-256(hash of the row before | content of the row)``, so that a changed or deleted row
+shows. What is still to be sent stands in ``outbox``, what was acknowledged in ``delivered``; both are outside the
+chain. Pruning keeps the hash at the end of each range that it removed (``pruned``) and adds a chained row of the kind
+``checkpoint`` that holds a digest of that table. The schema grows by addition only, so that an older version of the
+station can open the file after a rollback.
+"""
+
+import hashlib
+import sqlite3
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+from uuid import UUID
+
+from station.errors import JournalCorrupt, StorageError
+from station.messages import OutboxRow, Outcome, Outgoing
+
+APPLICATION_ID = 0x494E5350
+"""Marks the file as a station's journal ("INSP")."""
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS journal (
+    row INTEGER PRIMARY KEY,
+    id BLOB NOT NULL,
+    kind TEXT NOT NULL,
+    topic TEXT NOT NULL,
+    payload BLOB NOT NULL,
+    camera TEXT,
+    epoch INTEGER,
+    sequence INTEGER,
+    outcome TEXT,
+    committed_at REAL NOT NULL,
+    hash BLOB NOT NULL
+);
+CREATE INDEX IF NOT EXISTS journal_sequence ON journal (camera, epoch, sequence) WHERE sequence IS NOT NULL;
+CREATE TABLE IF NOT EXISTS outbox (row INTEGER PRIMARY KEY, rank INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS delivered (row INTEGER PRIMARY KEY, at REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS pruned (first INTEGER PRIMARY KEY, last INTEGER NOT NULL, hash BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+"""
+GENESIS = bytes(32)
+"""The hash before the first row."""
+COLUMNS = "row, id, kind, topic, payload, camera, epoch, sequence, outcome, committed_at"
+CHECKPOINT = "checkpoint"
+"""The kind of the rows that pruning adds."""
+_TRANSIENT = frozenset(
+    {
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_PROTOCOL,
+    }
+)
+"""Result codes that speak of the disk or of other users. Every other one, of statements that are known to be right,
+means that the file does not hold what it should."""
+
+Content = tuple[int, bytes, str, str, bytes, str | None, int | None, int | None, str | None, float]
+"""A journal row without its hash, in the order of `COLUMNS`."""
+
+
+@dataclass(frozen=True, slots=True)
+class JournalRow:
+    """One row as it stands in the file.
+
+    Attributes:
+        row: its number.
+        message: its content.
+        committed_at_s: wall time of the commit, seconds since 1970.
+        acknowledged_at_s: wall time at which the broker's acknowledgement was noted; None while it is in the outbox.
+        hash: of this row, hexadecimal.
+    """
+
+    row: int
+    message: Outgoing
+    committed_at_s: float
+    acknowledged_at_s: float | None
+    hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What `verify` found.
+
+    Attributes:
+        rows: rows whose hash was checked.
+        pruned: rows that pruning removed and accounts for.
+        head: hash of the newest row, hexadecimal.
+        fault: what is wrong and where; None when the chain is whole.
+    """
+
+    rows: int
+    pruned: int
+    head: str
+    fault: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class JournalStats:
+    """Figures of a journal file.
+
+    Attributes:
+        rows: rows kept.
+        outbox: rows not acknowledged.
+        first_committed_at_s, last_committed_at_s: wall times of the oldest and the newest row; None when it is empty.
+        by_outcome: verdicts kept, by outcome.
+        gaps: declared losses kept.
+        size_bytes: the database without its write-ahead log.
+    """
+
+    rows: int
+    outbox: int
+    first_committed_at_s: float | None
+    last_committed_at_s: float | None
+    by_outcome: dict[str, int]
+    gaps: int
+    size_bytes: int
+
+
+def verify(path: Path, head: str | None = None) -> Verification:
+    """Check the file's structure and every hash of a journal; it may be in use.
+
+    Args:
+        path: the file.
+        head: a head hash that `health` published earlier, hexadecimal; a journal whose tail was cut no longer has it.
+
+    Raises:
+        JournalCorrupt: the file is so damaged that its rows cannot all be read.
+        StorageError: the file cannot be read.
+    """
+    with _reading(path) as database:
+        structure = str(database.execute("PRAGMA quick_check(1)").fetchone()[0])
+        if structure != "ok":
+            raise JournalCorrupt(f"journal: {path}: {' '.join(structure.split())}")
+        found = walk(database, None)
+        if found.fault is None and head is not None and not _knows(database, bytes.fromhex(head)):
+            return Verification(found.rows, found.pruned, found.head, f"no row has the hash {head}: the end is cut off")
+        return found
+
+
+def stats(path: Path) -> JournalStats:
+    """Count what a journal holds; it may be in use.
+
+    Raises:
+        StorageError: the file cannot be read.
+    """
+    with _reading(path) as database:
+        rows, first_s, last_s = database.execute(
+            "SELECT count(*), min(committed_at), max(committed_at) FROM journal"
+        ).fetchone()
+        by_outcome = dict(
+            database.execute("SELECT outcome, count(*) FROM journal WHERE kind = 'verdict' GROUP BY outcome").fetchall()
+        )
+        gaps = database.execute("SELECT count(*) FROM journal WHERE kind = 'gap'").fetchone()[0]
+        waiting = database.execute("SELECT count(*) FROM outbox").fetchone()[0]
+    return JournalStats(rows, waiting, first_s, last_s, by_outcome, gaps, path.stat().st_size)
+
+
+def export(path: Path) -> Iterator[JournalRow]:
+    """Give every verdict and gap of a journal, oldest first; it may be in use.
+
+    Raises:
+        StorageError: the file cannot be read.
+    """
+    with _reading(path) as database:
+        for *content, digest, at_s in database.execute(
+            f"SELECT {COLUMNS}, hash, delivered.at FROM journal LEFT JOIN delivered USING (row) "
+            f"WHERE kind != '{CHECKPOINT}' ORDER BY row"
+        ):
+            row = outbox_row(tuple(content))
+            yield JournalRow(row.row, row.message, row.committed_at_s, at_s, digest.hex())
+
+
+def rescue(path: Path) -> Iterator[Outgoing | None]:
+    """Give the messages of a damaged journal's outbox that can still be read and match their hash, None for the others.
+
+    Raises:
+        StorageError: not even the outbox can be read to its end.
+    """
+    with _reading(path) as database:
+        rows = [row for (row,) in database.execute("SELECT row FROM outbox ORDER BY row")]
+        for row in rows:
+            message: Outgoing | None = None
+            with suppress(StorageError), translated(path):
+                found = _pending_rows(database, row - 1, 1)
+                if found and found[0].row == row:
+                    message = found[0].message
+            yield message
+
+
+def read_epoch(path: Path) -> int | None:
+    """The last epoch of a damaged journal, if it can still be read."""
+    with suppress(StorageError), _reading(path) as database:
+        found = database.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchone()
+        return int(found[0]) if found else None
+    return None
+
+
+@contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """Turn what SQLite raises, and what values of the wrong kind in the file lead to, into the station's errors."""
+    try:
+        yield
+    except sqlite3.Error as exc:
+        code = getattr(exc, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
+        kind = StorageError if code in _TRANSIENT else JournalCorrupt
+        raise kind(f"journal: {path}: {exc}") from exc
+    except (TypeError, ValueError, OverflowError, struct.error) as exc:
+        raise JournalCorrupt(f"journal: {path}: holds a value of the wrong kind: {exc}") from exc
+
+
+def pending_rows(database: sqlite3.Connection, path: Path, after_row: int, limit: int) -> list[OutboxRow]:
+    """Rows of the outbox, each checked against its hash.
+
+    Raises:
+        JournalCorrupt: a row was changed.
+        StorageError: the file cannot be read.
+    """
+    with translated(path):
+        return _pending_rows(database, after_row, limit)
+
+
+def _pending_rows(database: sqlite3.Connection, after_row: int, limit: int) -> list[OutboxRow]:
+    found = database.execute(
+        f"SELECT {COLUMNS}, hash, (SELECT hash FROM journal AS former WHERE former.row = journal.row - 1) "
+        "FROM outbox JOIN journal USING (row) WHERE row > ? ORDER BY row LIMIT ?",
+        (after_row, limit),
+    ).fetchall()
+    rows = []
+    for *fields, digest, before in found:
+        content: Content = tuple(fields)
+        if chained(before or _hash_before(database, content[0]), content) != digest:
+            raise ValueError(f"row {content[0]} does not match its hash")
+        rows.append(outbox_row(content))
+    return rows
+
+
+def _hash_before(database: sqlite3.Connection, row: int) -> bytes:
+    """Hash at the end of the pruned range before a row, or the one that every chain begins with."""
+    found = database.execute("SELECT hash FROM pruned WHERE last = ?", (row - 1,)).fetchone()
+    return found[0] if found else GENESIS
+
+
+def content_of(row: int, message: Outgoing, now_s: float) -> Content:
+    """A message as a row."""
+    return (
+        row,
+        message.id.bytes,
+        message.kind,
+        message.topic,
+        message.payload,
+        message.camera,
+        message.epoch,
+        message.sequence,
+        None if message.outcome is None else message.outcome.value,
+        now_s,
+    )
+
+
+def outbox_row(content: Sequence[Any]) -> OutboxRow:
+    """A row as a message.
+
+    Raises:
+        ValueError: a value is not what it should be.
+    """
+    row, identifier, kind, topic, payload, camera, epoch, sequence, outcome, committed_s = content
+    known: Literal["verdict", "gap"] = "gap" if kind == "gap" else "verdict"
+    return OutboxRow(
+        row,
+        committed_s,
+        Outgoing(
+            id=UUID(bytes=identifier),
+            kind=known,
+            topic=topic,
+            payload=payload,
+            camera=camera,
+            epoch=epoch,
+            sequence=sequence,
+            outcome=None if outcome is None else Outcome(outcome),
+        ),
+    )
+
+
+def chained(before: bytes, content: Content) -> bytes:
+    """Hash of a row: every field with its length, so that no two contents give the same bytes."""
+    row, identifier, kind, topic, payload, camera, epoch, sequence, outcome, committed_s = content
+    digest = hashlib.sha256(before)
+    digest.update(struct.pack(">qd", row, committed_s))
+    digest.update(struct.pack(">qq", -1 if epoch is None else epoch, -1 if sequence is None else sequence))
+    texts = (kind, topic, "" if camera is None else camera, "" if outcome is None else outcome)
+    for part in (identifier, payload, *(text.encode() for text in texts)):
+        digest.update(struct.pack(">I", len(part)))
+        digest.update(part)
+    return digest.digest()
+
+
+def pruned_digest(database: sqlite3.Connection) -> bytes:
+    """What a checkpoint row holds: a digest of the list of pruned ranges."""
+    digest = hashlib.sha256()
+    for first, last, end in database.execute("SELECT first, last, hash FROM pruned ORDER BY first"):
+        digest.update(struct.pack(">qq", first, last) + end)
+    return digest.digest()
+
+
+def walk(database: sqlite3.Connection, start: int | None) -> Verification:
+    """Check the chain from a row on; None means from the beginning."""
+    pruned = {first: (last, end) for first, last, end in database.execute("SELECT first, last, hash FROM pruned")}
+    removed = sum(last - first + 1 for first, (last, _) in pruned.items())
+    if start is None:
+        expected = database.execute("SELECT value FROM meta WHERE key = 'first_row'").fetchone()[0]
+        head: bytes | None = GENESIS
+    else:
+        expected = start
+        before = database.execute("SELECT hash FROM journal WHERE row = ?", (start - 1,)).fetchone()
+        head = before[0] if before else None
+    rows = 0
+    checkpoint: bytes | None = None
+    for *fields, digest in database.execute(
+        f"SELECT {COLUMNS}, hash FROM journal WHERE row >= ? ORDER BY row", (expected,)
+    ):
+        content: Content = tuple(fields)
+        if content[0] != expected and expected in pruned:
+            last, head = pruned[expected]
+            expected = last + 1
+        if content[0] != expected:
+            return Verification(rows, removed, (head or GENESIS).hex(), f"row {expected} is missing")
+        if head is not None and not _matches(head, content, digest):
+            return Verification(rows, removed, head.hex(), f"row {expected} does not match its hash")
+        if content[2] == CHECKPOINT:
+            checkpoint = content[4]
+        head, expected, rows = digest, expected + 1, rows + 1
+    fault = None
+    waiting = database.execute("SELECT count(*) FROM outbox WHERE row NOT IN (SELECT row FROM journal)").fetchone()[0]
+    if pruned and start is None and checkpoint != pruned_digest(database):
+        fault = "the list of pruned rows was changed"
+    elif waiting:
+        fault = f"{waiting} rows of the outbox are missing"
+    return Verification(rows, removed, (head or GENESIS).hex(), fault)
+
+
+def _matches(before: bytes, content: Content, digest: bytes) -> bool:
+    try:
+        return chained(before, content) == digest
+    except (TypeError, ValueError, AttributeError, OverflowError, struct.error):
+        return False  # a field was changed into another type
+
+
+def _knows(database: sqlite3.Connection, digest: bytes) -> bool:
+    return any(
+        database.execute(f"SELECT 1 FROM {table} WHERE hash = ? LIMIT 1", (digest,)).fetchone()
+        for table in ("journal", "pruned")
+    )
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[sqlite3.Connection]:
+    if not path.is_file():
+        raise StorageError(f"journal: {path} does not exist")
+    with (
+        translated(path),
+        closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=5.0)) as database,
+    ):
+        yield database

@@ -1,0 +1,140 @@
+"""The Publisher port over MQTT 5: verdicts and gaps with QoS 1, retained states, last will."""
+
+import threading
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Self
+
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
+from station.adapters._mqtt_client import MqttClient, Will
+from station.messages import Link, OutboxRow
+from station.ports import Clock
+from station.settings import BrokerSettings
+from station.wire import CONTENT_TYPE, HISTORICAL
+
+FLUSH_S = 2.0
+"""At the end the last messages have this long to be acknowledged."""
+
+
+class MqttPublisher:
+    """Sends rows and retained states to a broker, for as long as it is entered; the broker may be away at any time.
+
+    `send`, `acknowledgements` and `link` belong to one thread; `retain` may be called from any.
+
+    Args:
+        settings: credentials, TLS, keep-alive, supervision and back-off.
+        host: the broker's name or address.
+        port: the broker's TCP port.
+        client_id: the session's name at the broker; two stations must not share one.
+        password: the broker's password, already read.
+        will_topic, will_payload: what the broker publishes, retained, when the station dies.
+        clock: monotonic time.
+        wake: called when an acknowledgement came or the connection changed, from the connection's thread.
+        on_link: called on each change of the connection (up, down, login refused), once each, from that thread.
+    """
+
+    def __init__(
+        self,
+        settings: BrokerSettings,
+        *,
+        host: str,
+        port: int,
+        client_id: str,
+        password: str | None,
+        will_topic: str,
+        will_payload: bytes,
+        clock: Clock,
+        wake: Callable[[], None],
+        on_link: Callable[[Link], None],
+    ) -> None:
+        self._wake = wake
+        self._tell = on_link
+        self._retained: dict[str, bytes] = {}
+        self._retaining = threading.Lock()
+        self._rows: dict[int, int] = {}
+        self._adopted = Link()
+        self._live = _properties(historical=False)
+        self._historical = _properties(historical=True)
+        self._client = MqttClient(
+            settings,
+            host=host,
+            port=port,
+            client_id=client_id,
+            password=password,
+            will=Will(will_topic, will_payload),
+            clock=clock,
+            on_connected=self._republish,
+            on_acknowledged=wake,
+            on_link=self._changed,
+        )
+
+    def __enter__(self) -> Self:
+        """Begin to connect; does not wait for the broker.
+
+        Raises:
+            ConfigurationError: a certificate or key file cannot be used.
+        """
+        self._client.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
+        """Give the last messages a moment to be acknowledged and disconnect; the last will is then not sent."""
+        self._client.stop(FLUSH_S)
+
+    def send(self, row: OutboxRow, *, historical: bool) -> bool:
+        """Hand one message to the network; False when the connection that `link` reported last is gone."""
+        if not self._adopted.connected:
+            return False
+        token = self._client.publish(
+            row.message.topic,
+            row.message.payload,
+            retain=False,
+            properties=self._historical if historical else self._live,
+            connection=self._adopted.connections,
+        )
+        if token is None:
+            return False
+        self._rows[token] = row.row
+        return True
+
+    def acknowledgements(self) -> Sequence[int]:
+        """Rows that the broker acknowledged since the last call, on the connection that `link` reported last."""
+        found = (self._rows.pop(token, None) for token in self._client.acknowledged())
+        return [row for row in found if row is not None]
+
+    def link(self) -> Link:
+        """Where the connection stands; `send` uses the connection that was reported last."""
+        link = self._client.link
+        if link.connections != self._adopted.connections:
+            self._rows.clear()
+        self._adopted = link
+        return link
+
+    def retain(self, topic: str, payload: bytes) -> None:
+        """Set a retained message: published now if there is a connection, and again after each reconnect."""
+        with self._retaining:
+            self._retained[topic] = payload
+            self._client.publish(topic, payload, retain=True, properties=self._live)
+
+    def _republish(self) -> None:
+        with self._retaining:
+            for topic, payload in self._retained.items():
+                self._client.publish(topic, payload, retain=True, properties=self._live)
+        self._wake()
+
+    def _changed(self, link: Link) -> None:
+        self._tell(link)
+        self._wake()
+
+
+def _properties(*, historical: bool) -> Properties:
+    properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+    properties.ContentType = CONTENT_TYPE
+    properties.PayloadFormatIndicator = 1
+    if historical:
+        properties.UserProperty = [(HISTORICAL, "true")]
+    return properties

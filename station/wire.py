@@ -1,0 +1,88 @@
+"""Messages to topics and bytes, and back. The only place that knows JSON.
+
+Every payload is UTF-8 JSON with the schema's version inside. Topics are `inspection/<station>/…`; the names in them are
+checked by the messages (no `/`, `+` or `#` can occur).
+"""
+
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from station.errors import ProtocolError
+from station.messages import Gap, Message, Outgoing, Verdict
+
+CONTENT_TYPE = "application/json"
+HISTORICAL = "historical"
+"""User property of a message that went through the historical lane; its value is `true`."""
+
+M = TypeVar("M", bound=Message)
+
+
+def status_topic(station: str) -> str:
+    """Retained: online, degraded, offline; also the last will."""
+    return f"inspection/{station}/status"
+
+
+def verdict_topic(station: str, camera: str) -> str:
+    """Every verdict of one camera."""
+    return f"inspection/{station}/camera/{camera}/verdict"
+
+
+def camera_state_topic(station: str, camera: str) -> str:
+    """Retained: running, stalled, …"""
+    return f"inspection/{station}/camera/{camera}/state"
+
+
+def health_topic(station: str) -> str:
+    """Retained heartbeat."""
+    return f"inspection/{station}/health"
+
+
+def gap_topic(station: str) -> str:
+    """Declared losses."""
+    return f"inspection/{station}/gap"
+
+
+def encode(message: Message) -> bytes:
+    """Return the message's JSON."""
+    return message.model_dump_json().encode()
+
+
+def decode(kind: type[M], payload: bytes) -> M:
+    """Read a message from its JSON.
+
+    Raises:
+        ProtocolError: not JSON, or not a message of this kind.
+    """
+    try:
+        return kind.model_validate_json(payload)
+    except ValidationError as exc:
+        first = exc.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "payload"
+        raise ProtocolError(f"not a {kind.__name__}: {where}: {first['msg']}") from exc
+
+
+def outgoing(verdict: Verdict) -> Outgoing:
+    """Return a verdict ready for the journal and the broker."""
+    return Outgoing(
+        id=verdict.id,
+        kind="verdict",
+        topic=verdict_topic(verdict.station, verdict.camera),
+        payload=encode(verdict),
+        camera=verdict.camera,
+        epoch=verdict.epoch,
+        sequence=verdict.sequence,
+        outcome=verdict.outcome,
+    )
+
+
+def outgoing_gap(gap: Gap) -> Outgoing:
+    """Return a declared loss ready for the journal and the broker."""
+    return Outgoing(id=gap.id, kind="gap", topic=gap_topic(gap.station), payload=encode(gap), camera=gap.camera)
+
+
+def not_durable(message: Outgoing) -> Outgoing:
+    """Return a verdict that says of itself that it was not on disk when it was published; a gap stays as it is."""
+    if message.kind != "verdict":
+        return message
+    return outgoing(decode(Verdict, message.payload).model_copy(update={"durable": False}))
