@@ -35,6 +35,19 @@ embedded = true
 # max_bytes = 2_000_000_000
 # max_age_days = 30.0
 
+[evidence]
+# Pictures of ng, unknown and borderline frames and a sample of the ok ones, with their verdicts, below data_dir.
+# enabled = true
+# The oldest of the least valuable class goes first: ok, borderline, unknown, ng.
+# max_bytes = 5_000_000_000
+# min_free_bytes = 500_000_000
+# ok_share = 0.001
+# An ok frame whose score is this close to its threshold is borderline; 0 switches it off.
+# borderline_margin = 0.1
+# Each class can have bounds of its own:
+# [evidence.unknown]
+# max_bytes = 1_000_000_000
+
 [model]
 # The bundle that judges; default: the one shipped with the station (rendered circuit boards).
 # bundle = "boards.bundle"

@@ -1,6 +1,6 @@
 """What the stages hand each other, and what the station publishes.
 
-Two kinds stand here. *In-process* messages (`Capture`, `Frame`, `Scores`, …) are frozen dataclasses and may hold pixels.
+Two kinds. *In-process* messages (`Capture`, `Frame`, `Scores`, …) are frozen dataclasses and may hold pixels.
 *Published* messages (`Verdict`, `Health`, …) are frozen pydantic models: their JSON form is the wire format and their
 JSON Schema is printed by ``station schema``. Wall times are UTC; monotonic times come from CLOCK_MONOTONIC, which all
 processes of one machine share. Units stand in the names.
@@ -66,6 +66,23 @@ class CameraStateName(StrEnum):
     STALLED = "stalled"
     FINISHED = "finished"
     STOPPED = "stopped"
+
+
+class EvidenceClass(StrEnum):
+    """What a stored picture is evidence of, in growing value."""
+
+    OK = "ok"
+    BORDERLINE = "borderline"
+    UNKNOWN = "unknown"
+    NG = "ng"
+
+
+class EvidenceDrop(StrEnum):
+    """Why a wanted picture was not taken; its verdict then holds no reference."""
+
+    OVERLOAD = "overload"
+    BUDGET = "budget"
+    FAULT = "fault"
 
 
 class StatusName(StrEnum):
@@ -252,7 +269,7 @@ class Verdict(Message):
         lines_lost: lines missing from the frame.
         late: the verdict came later than the camera's `late_after_ms`.
         durable: the verdict was on disk before it was published.
-        evidence: reference of the stored picture.
+        evidence: path of the stored picture, relative to the station's data folder; None: none was taken.
     """
 
     schema_version: Literal[1] = 1
@@ -373,6 +390,46 @@ class JournalHealth(Message):
     durable: bool
 
 
+class EvidenceRecord(Message):
+    """What stands beside a stored picture (`<verdict id>.json`), or in its place (`<verdict id>.missing`).
+
+    Attributes:
+        verdict: as it was handed to the journal.
+        bundle_sha256: of the bundle that judged; None when there was none.
+        picture_sha256, picture_bytes: of the PNG file.
+        missing: why there is no picture; None when there is one.
+    """
+
+    schema_version: Literal[1] = 1
+    verdict: Verdict
+    bundle_sha256: str | None
+    picture_sha256: str | None = None
+    picture_bytes: int | None = None
+    missing: str | None = None
+
+
+class EvidenceHealth(Message):
+    """The store of pictures within `Health`.
+
+    Attributes:
+        kept: pictures in the store, by class, and marks of missing ones among them.
+        size_bytes: what they take.
+        written: pictures written since the start.
+        dropped: wanted since the start and not taken, by reason; their verdicts hold no reference.
+        missing: taken since the start and then not written; a mark with the reason stands in their place.
+        deleted: deleted since the start to keep the bounds.
+        queue_depth: taken and not written yet.
+    """
+
+    kept: Mapping[EvidenceClass, int]
+    size_bytes: int
+    written: int
+    dropped: Mapping[EvidenceDrop, int]
+    missing: int
+    deleted: int
+    queue_depth: int
+
+
 class Percentiles(Message):
     """Median and 99th percentile, milliseconds."""
 
@@ -385,6 +442,7 @@ class Health(Message):
 
     Attributes:
         valid_until: when this has passed without a newer one, the station hangs, whatever its session says.
+        evidence: the store of pictures; None when it is switched off.
         latency_ms: from the exposure to the verdict, over the last minute's frames.
         disk_free_bytes: on the file system of the data folder.
         rss_mb: resident memory of the station's process, in 10^6 bytes.
@@ -397,6 +455,7 @@ class Health(Message):
     uptime_s: float
     cameras: Mapping[str, CameraHealth]
     journal: JournalHealth | None
+    evidence: EvidenceHealth | None = None
     latency_ms: Percentiles | None
     disk_free_bytes: int
     rss_mb: float

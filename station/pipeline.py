@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import dataclass
+from uuid import UUID
 
 from station.errors import InferenceError
 from station.ids import uuid7
@@ -69,14 +70,15 @@ class Inspector:
         A fault of one frame gives an `unknown` verdict with its reason; nothing is raised for a picture.
         """
         taken_s = self._clock.monotonic_s()
+        verdict_id = uuid7(int(self._clock.now().timestamp() * 1e3))
         stages = _Stages()
-        judgement = self._judge(frame.capture, stages)
+        judgement = self._judge(frame.capture, stages, verdict_id)
         done_s = self._clock.monotonic_s()
         captured_s = frame.capture.captured_monotonic_s
         total_ms = (done_s - captured_s) * 1e3
         spent_ms = stages.quality_ms + stages.preprocess_ms + stages.inference_ms
         return Verdict(
-            id=uuid7(int(self._clock.now().timestamp() * 1e3)),
+            id=verdict_id,
             station=self._station,
             camera=self._camera,
             epoch=self._epoch,
@@ -103,7 +105,7 @@ class Inspector:
             late=total_ms > self._settings.late_after_ms,
         )
 
-    def _judge(self, capture: Capture, stages: "_Stages") -> Judgement:
+    def _judge(self, capture: Capture, stages: "_Stages", verdict_id: UUID) -> Judgement:
         if capture.fault is not None and capture.fault not in INCOMPLETE:
             return unjudged(capture.fault)
         if capture.pixels is None:
@@ -118,7 +120,12 @@ class Inspector:
         try:
             scores = self._loaded.model.infer(capture.pixels)
         except InferenceError as exc:
-            logger.error("camera %s: a frame could not be judged: %s", self._camera, exc)
+            logger.error(
+                "camera %s: a frame could not be judged: %s",
+                self._camera,
+                exc,
+                extra={"camera": self._camera, "verdict": verdict_id},
+            )
             return unjudged(Reason.MODEL_FAULT)
         stages.preprocess_ms, stages.inference_ms = scores.preprocess_ms, scores.inference_ms
         defects = self._own(capture, above_threshold(scores, self._thresholds))

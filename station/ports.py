@@ -8,14 +8,16 @@ from typing import Protocol, Self
 from station.messages import (
     CameraEvent,
     Capture,
+    EvidenceHealth,
     Frame,
     JournalHealth,
     Link,
     ModelRef,
-    Outgoing,
     OutboxRow,
+    Outgoing,
     Pixels,
     Scores,
+    Verdict,
 )
 
 
@@ -87,6 +89,7 @@ class Journal(Resource, Protocol):
 
         Returns:
             The new rows, in the order of `messages`; after them the gaps that the journal itself had to declare.
+            Numbers grow; where some were passed over, the journal may have put older messages into its outbox.
 
         Raises:
             StorageError: nothing of it was stored.
@@ -112,8 +115,36 @@ class Journal(Resource, Protocol):
     def last_verdicts(self) -> Sequence[OutboxRow]:
         """The newest verdict of each camera."""
 
+    def latest(self, limit: int) -> Sequence[OutboxRow]:
+        """The newest verdicts of all cameras together, oldest first.
+
+        Raises:
+            StorageError: the disk cannot be read.
+        """
+
     def health(self) -> JournalHealth:
         """Figures for the `health` topic."""
+
+
+class EvidenceStore(Resource, Protocol):
+    """Keeps pictures beside the verdicts, never in front of them."""
+
+    def keep(self, verdict: Verdict, pixels: Pixels | None) -> Verdict:
+        """Copy the picture if it is wanted and there is room; any thread, never waits for the disk.
+
+        Returns:
+            The verdict to hand to the journal: with the picture's reference if it was taken, else as it was.
+        """
+
+    def committed(self, messages: Sequence[Outgoing]) -> None:
+        """These messages are in the journal, or on their way without it: their pictures may be written."""
+
+    def step(self, timeout_s: float) -> None:
+        """Write one picture, or wait up to `timeout_s` for one; one thread."""
+
+    @property
+    def health(self) -> EvidenceHealth:
+        """Figures for the `health` topic; any thread."""
 
 
 class StateSink(Protocol):
@@ -134,6 +165,19 @@ class Publisher(StateSink, Resource, Protocol):
 
     def link(self) -> Link:
         """Where the connection stands; `send` uses the connection that was reported last."""
+
+
+class ServiceManager(Resource, Protocol):
+    """Who watches over the process. It ends a station that gave no sign of life for too long."""
+
+    def ready(self) -> None:
+        """The station has started."""
+
+    def report(self, status: str, *, alive: bool) -> None:
+        """Say in one line how it goes; only with `alive` is it a sign of life. May be called often."""
+
+    def stopping(self) -> None:
+        """The station has begun its orderly stop."""
 
 
 Labels = Mapping[str, float]

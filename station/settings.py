@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from station.errors import ConfigurationError
-from station.messages import Name
+from station.messages import EvidenceClass, Name
 
 ENVIRONMENT_PREFIX = "STATION_"
 SHIPPED_BUNDLE = Path(__file__).parent / "bundles" / "boards.bundle"
@@ -34,7 +34,7 @@ FilePath = Annotated[Path, BeforeValidator(_to_path)]
 
 
 class Section(BaseModel):
-    """Base of every table of the file: frozen, unknown keys are errors, and nothing is converted: `port = true` is not 1."""
+    """Base of every table of the file: frozen, no unknown keys, and nothing is converted: `port = true` is not 1."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
@@ -154,6 +154,48 @@ class JournalSettings(Section):
     """Acknowledged rows older than this are removed."""
 
 
+class EvidenceClassSettings(Section):
+    """`[evidence.ok]`, `[evidence.borderline]`, `[evidence.unknown]`, `[evidence.ng]`"""
+
+    max_bytes: int | None = Field(default=None, ge=0)
+    """Pictures of this class, at most; default: only `evidence.max_bytes` counts. 0: none are kept."""
+    min_free_bytes: int | None = Field(default=None, ge=0)
+    """What stays free on the disk, for this class instead of `evidence.min_free_bytes`. A less valuable class never
+    counts with less than a more valuable one."""
+
+
+class EvidenceSettings(Section):
+    """`[evidence]`: the pictures that are kept beside the verdicts."""
+
+    enabled: bool = True
+    """Keep pictures of ng, unknown and borderline frames and a sample of the ok ones, below data_dir/evidence."""
+    max_bytes: int = Field(default=5_000_000_000, ge=1_000_000)
+    """All pictures together, at most; the oldest of the least valuable class (ok, borderline, unknown, ng) goes first."""
+    min_free_bytes: int = Field(default=500_000_000, ge=0)
+    """What stays free on the disk of the data folder: with less, pictures are deleted and no new ones are kept."""
+    ok_share: Fraction = 0.001
+    """Share of the ok frames that is kept."""
+    borderline_margin: Fraction = 0.1
+    """An ok frame whose score is this close to its threshold is borderline, and kept; 0: none is."""
+    ok: EvidenceClassSettings = EvidenceClassSettings()
+    """`[evidence.ok]`"""
+    borderline: EvidenceClassSettings = EvidenceClassSettings()
+    """`[evidence.borderline]`"""
+    unknown: EvidenceClassSettings = EvidenceClassSettings()
+    """`[evidence.unknown]`"""
+    ng: EvidenceClassSettings = EvidenceClassSettings()
+    """`[evidence.ng]`"""
+
+    def of(self, kind: EvidenceClass) -> EvidenceClassSettings:
+        """The settings of one class."""
+        return {
+            EvidenceClass.OK: self.ok,
+            EvidenceClass.BORDERLINE: self.borderline,
+            EvidenceClass.UNKNOWN: self.unknown,
+            EvidenceClass.NG: self.ng,
+        }[kind]
+
+
 class ModelSettings(Section):
     """`[model]`: what judges, unless a camera names its own bundle."""
 
@@ -162,7 +204,7 @@ class ModelSettings(Section):
     threads: int = Field(default=1, ge=1, le=64)
     """Threads of the interpreter; a second one only helps on idle cores."""
     threshold: Fraction | None = None
-    """Overrides the bundle's own thresholds, which were chosen on a calibration set; each verdict shows the one used."""
+    """Overrides the bundle's own thresholds, chosen on a calibration set; each verdict shows the one used."""
 
 
 class Region(Section):
@@ -316,6 +358,8 @@ class Settings(Section):
     """`[broker]`"""
     journal: JournalSettings = JournalSettings()
     """`[journal]`"""
+    evidence: EvidenceSettings = EvidenceSettings()
+    """`[evidence]`"""
     model: ModelSettings = ModelSettings()
     """`[model]`"""
     camera: Mapping[Name, CameraSettings] = Field(min_length=1)
@@ -421,7 +465,7 @@ def _allowed(item: Any) -> str:
         case "missing":
             return "is missing"
         case "union_tag_not_found":
-            return f"kind is missing; allowed: {item['ctx'].get('expected_tags', 'v4l2, stream, video, folder, simulated')}"
+            return "kind is missing; allowed: v4l2, stream, video, folder, simulated"
         case "union_tag_invalid":
             return f"kind = {item['ctx']['tag']!r} is not known; allowed: {item['ctx']['expected_tags']}"
         case _:

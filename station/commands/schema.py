@@ -7,7 +7,7 @@ from pydantic import BaseModel
 
 from station.commands.exit_codes import ExitCode
 from station.manifest import Manifest
-from station.messages import CameraState, Gap, Health, Status, Verdict
+from station.messages import CameraState, EvidenceRecord, Gap, Health, Status, Verdict
 from station.settings import Settings
 
 SCHEMAS: dict[str, type[BaseModel]] = {
@@ -16,6 +16,7 @@ SCHEMAS: dict[str, type[BaseModel]] = {
     "state": CameraState,
     "health": Health,
     "gap": Gap,
+    "evidence": EvidenceRecord,
     "settings": Settings,
     "manifest": Manifest,
 }
