@@ -3,10 +3,13 @@
 import argparse
 import importlib
 import logging
+import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from station import __version__
+from station.adapters.journald_log import JournaldHandler, goes_to_journal
 from station.commands.exit_codes import ExitCode
 from station.errors import BundleError, CameraError, ConfigurationError, ModelError, ProtocolError, StationError
 
@@ -15,12 +18,14 @@ COMMANDS = {
     "run": "run the station with a configuration file",
     "init": "write a commented configuration file",
     "check": "check configuration, data folder, bundles, cameras and broker without starting",
+    "doctor": "look at the configuration and at this machine, and say what to do",
+    "support-bundle": "collect what someone far away needs to see in one file, secrets removed",
     "inspect": "judge single pictures and write annotated ones",
     "watch": "subscribe to a broker and print each verdict as it arrives",
     "bench": "measure the whole path against a bare inference loop",
     "schema": "print the JSON Schemas of the messages and of the settings",
 }
-"""Name → one line of help. The module has the same name and two functions: `add_arguments` and `run`."""
+"""Name → one line of help. The module has the same name, with _ for -, and two functions: `add_arguments`, `run`."""
 
 _EPILOG = """\
 exit codes:
@@ -45,9 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand and return its exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = _parser(given).parse_args(given)
-    _log_to_stderr(options.verbose)
+    _begin_log(options.verbose)
     try:
-        return int(importlib.import_module(f"station.commands.{options.command}").run(options))
+        return int(_module(options.command).run(options))
     except StationError as exc:
         if options.debug:
             raise
@@ -79,16 +84,21 @@ def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
         command.add_argument("-v", "--verbose", action="store_true", help="log more")
         # Only the command that was called is imported: `station run` need not load what the others need.
         if name in given:
-            importlib.import_module(f"station.commands.{name}").add_arguments(command)
+            _module(name).add_arguments(command)
     return parser
 
 
-def _log_to_stderr(verbose: bool) -> None:
-    logging.basicConfig(
-        level=logging.DEBUG if verbose else logging.INFO,
-        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
+def _module(command: str) -> Any:
+    return importlib.import_module(f"station.commands.{command.replace('-', '_')}")
+
+
+def _begin_log(verbose: bool) -> None:
+    """Log to systemd's journal with fields where stderr leads there, else as plain lines to stderr."""
+    level = logging.DEBUG if verbose else logging.INFO
+    if goes_to_journal(sys.stderr, os.environ):
+        logging.basicConfig(level=level, format="%(message)s", handlers=[JournaldHandler()])
+    else:
+        logging.basicConfig(level=level, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", stream=sys.stderr)
 
 
 def _exit_code(error: StationError) -> ExitCode:

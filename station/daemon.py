@@ -1,9 +1,10 @@
 """The running station: its threads, its state as others see it, and its ordered shutdown.
 
-One thread a camera takes frames and judges them; one thread keeps the journal and talks to the broker; the thread that
-called `run` is the supervisor: it publishes health, tries again what failed, and sees it when another thread dies. The
-order of shutdown is that of the journey: cameras stop capturing, what they captured is judged, what was judged is
-journalled, what is journalled is handed to the broker as far as it takes it within `DRAIN_S`.
+One thread a camera takes frames and judges them; one thread keeps the journal and talks to the broker; one writes
+pictures, which nothing waits for; the thread that called `run` is the supervisor: it publishes health, tries again what
+failed, and sees it when another thread dies. The order of shutdown is that of the journey: cameras stop capturing, what
+they captured is judged, what was judged is journalled, what is journalled is handed to the broker as far as it takes it
+within `DRAIN_S`, and last the pictures are written.
 """
 
 import logging
@@ -11,8 +12,8 @@ import os
 import shutil
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -39,7 +40,8 @@ from station.messages import (
     Verdict,
 )
 from station.pipeline import Inspector, LoadedModel
-from station.ports import Clock, FrameSource, Publisher
+from station.ports import Clock, EvidenceStore, FrameSource, Publisher, ServiceManager
+from station.progress import CameraProgress, Progress, RecorderProgress
 from station.recorder import Recorder
 from station.settings import CameraSettings, Settings
 from station.tally import percentiles
@@ -50,6 +52,8 @@ READ_TIMEOUT_S = 0.1
 """How long a camera thread waits for a frame before it looks whether the station stops."""
 DRAIN_S = 5.0
 """How long an orderly stop waits for the broker to acknowledge the rest; what is left stays in the journal."""
+EVIDENCE_DRAIN_S = 3.0
+"""How long an orderly stop waits for the pictures that are still in memory; the rest are marked as missing."""
 MODEL_RETRY_S = 2.0
 """How often a bundle that could not be used is tried again."""
 BROKER = "broker"
@@ -67,12 +71,14 @@ class CameraPart:
         source: the camera's process.
         load: loads the camera's bundle through the golden set; raises ModelError.
         cpu: run the inference thread on this processor only; None: anywhere.
+        silence_s: a running camera that delivers nothing for this long is at fault; None: silence is no fault.
     """
 
     settings: CameraSettings
     source: FrameSource
     load: Callable[[], LoadedModel]
     cpu: int | None = None
+    silence_s: float | None = None
 
 
 @dataclass(slots=True)
@@ -89,6 +95,13 @@ class _Line:
     last_sequence: int = 0
     loaded: LoadedModel | None = None
     latencies_ms: deque[float] = field(default_factory=lambda: deque(maxlen=LATENCY_WINDOW))
+    turns: int = 0
+    taken: int = 0
+    settled: int = 0
+
+    def progress(self) -> CameraProgress:
+        """The counters that show whether this camera's thread does its work."""
+        return CameraProgress(self.name, self.turns, self.taken, self.settled, self.state, self.part.silence_s)
 
 
 class Station:
@@ -100,7 +113,9 @@ class Station:
         recorder: journal and delivery, driven by a thread of the station.
         outbox: the mailbox that the recorder empties.
         publisher: for retained state; the recorder sends verdicts over the same one.
+        evidence: keeps pictures; the recorder tells it what is committed. None: no pictures are kept.
         faults: what is wrong; the adapters know it as well.
+        manager: told that the station is ready, makes progress, stops.
         epoch: number of this run; larger than any before.
         clock: time.
         boot_id: identifies this run in `status`.
@@ -113,7 +128,9 @@ class Station:
         recorder: Recorder,
         outbox: Mailbox[Outgoing],
         publisher: Publisher,
+        evidence: EvidenceStore | None,
         faults: FaultBoard,
+        manager: ServiceManager,
         epoch: int,
         clock: Clock,
         boot_id: UUID,
@@ -123,7 +140,12 @@ class Station:
         self._recorder = recorder
         self._outbox = outbox
         self._publisher = publisher
+        self._evidence = evidence
         self._faults = faults
+        self._manager = manager
+        self._progress = Progress()
+        self._stalled: Sequence[str] = ()
+        self._recorder_turns = 0
         self._epoch = epoch
         self._clock = clock
         self._boot_id = boot_id
@@ -142,10 +164,14 @@ class Station:
 
     def run(self) -> bool:
         """Run until `stop`; True after an orderly stop, False when a thread died."""
-        recorder_stop = threading.Event()
+        recorder_stop, evidence_stop = threading.Event(), threading.Event()
         with ExitStack() as stack:
             self._faults.listen(self._publish_status)
             self._publish_status()
+            if (evidence := self._evidence) is not None:
+                writer = self._thread("evidence", lambda: self._keep_evidence(evidence, evidence_stop))
+                stack.callback(writer.join)
+                stack.callback(evidence_stop.set)
             recorder = self._thread("recorder", lambda: self._record(recorder_stop))
             stack.callback(recorder.join)
             stack.callback(recorder_stop.set)
@@ -155,7 +181,9 @@ class Station:
                 thread = self._thread(f"camera-{line.name}", lambda line=line: self._watch(line))  # type: ignore[misc]
                 stack.callback(thread.join)
             stack.callback(self._stopping.set)
+            self._manager.ready()
             self._supervise()
+            self._manager.stopping()
         self._publish_health()
         self._publish_status(StatusName.OFFLINE)
         return not self._dead
@@ -167,6 +195,7 @@ class Station:
         next_health_s = next_model_s = self._clock.monotonic_s()
         while not self._stopping.wait(min(interval_s, 0.2)):
             now_s = self._clock.monotonic_s()
+            self._report_progress(now_s)
             self._faults.set("journal", self._recorder.fault)
             if now_s >= next_health_s:
                 self._publish_health()
@@ -177,8 +206,29 @@ class Station:
                         self._load_model(line)
                 next_model_s = now_s + MODEL_RETRY_S
 
+    def _report_progress(self, now_s: float) -> None:
+        """Feed the watchdog with work that is really done."""
+        lines = self._lines.values()
+        recorder = RecorderProgress(self._recorder_turns, len(self._outbox), self._recorder.committed)
+        stalled = self._progress.look(now_s, [line.progress() for line in lines], recorder)
+        if stalled and not self._stalled:
+            logger.error("no progress: %s; the service manager is given no sign of life", ", ".join(stalled))
+        elif self._stalled and not stalled:
+            logger.warning("progress again: %s", ", ".join(self._stalled))
+        self._stalled = stalled
+        faults = ", ".join(fault.what for fault in self._faults.now())
+        status = f"{sum(line.settled for line in lines)} frames, {recorder.committed} kept"
+        if faults:
+            status += f"; degraded: {faults}"
+        if stalled:
+            status = f"no progress: {', '.join(stalled)}; {status}"
+        self._manager.report(status, alive=not stalled)
+
     def _thread(self, name: str, work: Callable[[], None]) -> threading.Thread:
         def guarded() -> None:
+            with suppress(OSError):
+                # For `top -H` and debuggers; the kernel keeps 15 characters.
+                Path("/proc/thread-self/comm").write_text(name[:15], encoding="utf-8")
             try:
                 work()
             except Exception:
@@ -201,7 +251,9 @@ class Station:
             return
         line.loaded = loaded
         self._faults.set(f"model {line.name}", None)
-        logger.info("camera %s judges with %s %s", line.name, loaded.ref.name, loaded.ref.version)
+        logger.info(
+            "camera %s judges with %s %s", line.name, loaded.ref.name, loaded.ref.version, extra={"camera": line.name}
+        )
 
     # A camera's thread
 
@@ -215,6 +267,7 @@ class Station:
                     source.finish()
                     finishing = True
                 item = source.read(READ_TIMEOUT_S)
+                line.turns += 1
                 if isinstance(item, Frame):
                     self._inspect(line, item)
                 elif isinstance(item, CameraEvent):
@@ -223,6 +276,7 @@ class Station:
                         return
 
     def _inspect(self, line: _Line, frame: Frame) -> None:
+        line.taken += 1
         with line.lock:
             line.account.captured(frame.capture)
             line.last_sequence = frame.sequence
@@ -230,9 +284,12 @@ class Station:
             if frame.capture.skipped is not None:
                 with line.lock:
                     line.account.skipped(frame.capture.skipped)
+                line.settled += 1
                 return
             line.inspector.use(line.loaded)
             verdict = line.inspector.inspect(frame)
+            if self._evidence is not None:
+                verdict = self._evidence.keep(verdict, frame.capture.pixels)
         finally:
             frame.release()
         self._hand_over(line, verdict)
@@ -242,6 +299,7 @@ class Station:
         with line.lock:
             line.account.judged(verdict.outcome)
             line.latencies_ms.append(verdict.latency_ms.total)
+        line.settled += 1
 
     def _camera_changed(self, line: _Line, event: CameraEvent) -> None:
         line.state, line.since = event.state, event.at
@@ -273,11 +331,21 @@ class Station:
     def _record(self, stop: threading.Event) -> None:
         while not stop.is_set():
             self._recorder.step(READ_TIMEOUT_S)
+            self._recorder_turns += 1
         deadline_s = self._clock.monotonic_s() + DRAIN_S
         # Without a broker there is nothing to wait for: the next start delivers what is left.
         while not (self._recorder.is_idle or self._faults.has(BROKER)) and self._clock.monotonic_s() < deadline_s:
             self._recorder.step(READ_TIMEOUT_S)
         self._recorder.finish()
+
+    # The evidence's thread
+
+    def _keep_evidence(self, evidence: EvidenceStore, stop: threading.Event) -> None:
+        while not stop.is_set():
+            evidence.step(READ_TIMEOUT_S)
+        deadline_s = self._clock.monotonic_s() + EVIDENCE_DRAIN_S
+        while evidence.health.queue_depth and self._clock.monotonic_s() < deadline_s:
+            evidence.step(READ_TIMEOUT_S)
 
     # What others see
 
@@ -328,6 +396,7 @@ class Station:
             uptime_s=round(self._clock.monotonic_s() - self._started_s, 3),
             cameras=cameras,
             journal=self._recorder.health,
+            evidence=self._evidence.health if self._evidence is not None else None,
             latency_ms=percentiles(latencies),
             disk_free_bytes=shutil.disk_usage(self._settings.station.data_dir).free,
             rss_mb=round(resident_mb(os.getpid()), 1),
@@ -347,5 +416,3 @@ def resident_mb(pid: int) -> float:
 def account_balances(health: Health) -> bool:
     """Whether every camera's frames are accounted for."""
     return all(camera.account.balanced for camera in health.cameras.values())
-
-

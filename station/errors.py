@@ -10,7 +10,8 @@
     ├── ProtocolError             a peer said something that is not the protocol, or refused us; transient
     │   └── LoginRefused          the broker refused the credentials
     ├── StorageError              the disk: full, read-only, failing; transient
-    │   └── JournalCorrupt        the journal is not a database any more; it is set aside, never deleted
+    │   ├── JournalCorrupt        the journal is not a database any more; it is set aside, never deleted
+    │   └── JournalInUse          another station keeps this journal; a second one must not start
     └── ModelError
         ├── BundleError           a bundle is missing, cut short, altered or of the wrong kind; fatal for that bundle
         ├── GoldenMismatch        the deployed path does not give the scores that were validated; fatal for that bundle
@@ -54,6 +55,10 @@ class StorageError(StationError):
 
 class JournalCorrupt(StorageError):
     """The journal file cannot be read as a journal."""
+
+
+class JournalInUse(StorageError):
+    """Another process keeps this journal."""
 
 
 class ModelError(StationError):

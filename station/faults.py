@@ -37,10 +37,12 @@ class FaultBoard:
                 del self._faults[what]
             else:
                 self._faults[what] = Fault(what=what, reason=reason, since=known.since if known else self._clock.now())
+        part, _, name = what.partition(" ")
+        about = {"camera": name} if part in ("camera", "model") and name else {}
         if reason is None:
-            logger.info("%s: recovered", what)
+            logger.info("%s: recovered", what, extra=about)
         else:
-            logger.error("%s: %s", what, reason)
+            logger.error("%s: %s", what, reason, extra=about)
         self._listener()
 
     def now(self) -> tuple[Fault, ...]:

@@ -241,7 +241,7 @@ def _members(archive: zipfile.ZipFile, origin: str) -> dict[str, bytes]:
         if info.filename in members:
             raise BundleError(f"bundle {origin}: member {info.filename} stands in it twice")
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise BundleError(f"bundle {origin}: member {info.filename} is packed in another way than stored or deflated")
+            raise BundleError(f"bundle {origin}: member {info.filename} is neither stored nor deflated")
         left = MAX_BYTES - sum(map(len, members.values()))
         if info.file_size > left:
             raise BundleError(f"bundle {origin}: member {info.filename} makes it more than {MAX_BYTES} bytes")

@@ -120,7 +120,9 @@ def test_run_ends_in_order_on_sigterm_and_loses_nothing(tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         _, log = process.communicate(timeout=20)
         assert process.returncode == 0
-        received = listener.wait_until(lambda got: got[-1].topic.endswith("/status") and b'"offline"' in got[-1].payload)
+        received = listener.wait_until(
+            lambda got: got[-1].topic.endswith("/status") and b'"offline"' in got[-1].payload
+        )
     health = [json.loads(one.payload) for one in received if one.topic.endswith("/health")][-1]
     account = health["cameras"]["c"]["account"]
     assert account["captured"] == account["ok"] + account["ng"] + account["unknown"]
@@ -153,7 +155,9 @@ def test_inspect_judges_and_annotates(tmp_path: Path) -> None:
     write_pictures(tmp_path / "in", 2)
     web = Web(4, defect_share=0.9)
     bad = next(
-        first for first in range(0, 100 * FRAME_LINES, FRAME_LINES) if web.defects(first + 100, first + FRAME_LINES - 100)
+        first
+        for first in range(0, 100 * FRAME_LINES, FRAME_LINES)
+        if web.defects(first + 100, first + FRAME_LINES - 100)
     )
     cv2.imwrite(str(tmp_path / "in" / "bad.png"), web.render(bad, FRAME_LINES))
     ended = station("inspect", "in", "--out", "marked", folder=tmp_path)

@@ -1,7 +1,6 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-import pytest
 
 from station.judge import INCOMPLETE, above_threshold, judge, unjudged
 from station.manifest import Thresholds

@@ -1,4 +1,4 @@
-"""The whole station with real parts: camera processes, shipped bundle, journal on disk, a real broker, a real client."""
+"""The whole station with real parts: camera processes, shipped bundle, journal on disk, broker, client."""
 
 import socket
 import threading
@@ -92,6 +92,10 @@ def has_verdicts(count: int) -> Callable[[list[Received]], bool]:
     return lambda received: sum(one.topic.endswith("/verdict") for one in received) >= count
 
 
+def historical(received: list[Received]) -> list[Received]:
+    return [one for one in received if one.topic.endswith("/verdict") and one.historical]
+
+
 def folder_camera(path: Path, **more: Any) -> dict[str, Any]:
     return {"camera": {"c": {"kind": "folder", "path": str(path), **more}}}
 
@@ -129,9 +133,12 @@ def test_a_restart_goes_on_after_the_last_picture_that_has_a_verdict(tmp_path: P
     write_pictures(tmp_path / "more", 6)
     for name in ("004.png", "005.png"):
         (tmp_path / "more" / name).rename(tmp_path / "in" / name)
-    with Mosquitto(tmp_path) as broker, Listener(broker.port) as listener:
-        with running(tmp_path, {**document, "broker": {"port": broker.port}}):
-            received = listener.wait_until(has_verdicts(6))
+    with (
+        Mosquitto(tmp_path) as broker,
+        Listener(broker.port) as listener,
+        running(tmp_path, {**document, "broker": {"port": broker.port}}),
+    ):
+        received = listener.wait_until(has_verdicts(6))
     assert [one.source for one in verdicts(received)] == [*names, "004.png", "005.png"]
     assert [one.epoch > first_epoch for one in verdicts(received)] == [False] * 4 + [True] * 2
     gaps = [one.payload for one in received if one.topic.endswith("/gap")]
@@ -152,10 +159,8 @@ def test_all_verdicts_from_before_the_broker_arrive_marked_historical(tmp_path: 
         with running(tmp_path, document) as station:
             eventually(lambda: station.health().cameras["c"].account.judged >= 200)
             with forwarding(door, port), Listener(port, "inspection/s/#", client_id="patient") as listener:
-                received = listener.wait_until(has_verdicts(200))
-                found = [one for one in received if one.topic.endswith("/verdict")]
-                historical = [one.sequence for one in verdicts([one for one in found if one.historical])]
-    assert historical[:200] == list(range(1, 201))
+                received = listener.wait_until(lambda got: len(historical(got)) >= 200)
+    assert [one.sequence for one in verdicts(historical(received))][:200] == list(range(1, 201))
 
 
 def test_a_missing_or_altered_bundle_makes_every_frame_unknown_until_it_is_mended(tmp_path: Path) -> None:

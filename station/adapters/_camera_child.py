@@ -49,7 +49,7 @@ _PR_SET_NAME = 15
 _PR_SET_PDEATHSIG = 1
 
 
-class _Stopping(Exception):  # noqa: N818  # not an error
+class _Stopping(Exception):  # not an error
     """The station asked to stop while the child was waiting."""
 
 

@@ -3,13 +3,14 @@
 import functools
 import logging
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from station import __version__, wire
 from station.adapters.camera_process import CameraProcess, plan_for
 from station.adapters.embedded_broker import EmbeddedBroker
+from station.adapters.evidence_store import EvidenceStore
 from station.adapters.litert_model import load_model
 from station.adapters.mqtt_publisher import MqttPublisher
 from station.adapters.sqlite_journal import SqliteJournal
@@ -22,7 +23,7 @@ from station.faults import FaultBoard
 from station.ids import uuid7
 from station.mailbox import Mailbox, Overflow
 from station.manifest import read_bundle
-from station.messages import Link, Outgoing, Status, StatusName, Verdict
+from station.messages import Link, OutboxRow, Outgoing, Status, StatusName, Verdict
 from station.pipeline import LoadedModel
 from station.ports import Clock, Journal
 from station.recorder import Recorder
@@ -34,6 +35,10 @@ OUTBOX_CAPACITY = 4096
 """Verdicts that may wait for the journal. When it is full the cameras' threads wait, and the cameras' own policies say
 what becomes of the frames: nothing is dropped here."""
 JOURNAL_FILE = "journal.sqlite"
+EVIDENCE = "evidence"
+"""What a fault of the store of pictures is called in `status`."""
+EVIDENCE_LOOKED_AT = 1000
+"""Newest verdicts of former runs whose pictures are looked for at the start."""
 
 
 @contextmanager
@@ -56,9 +61,7 @@ def assembled(
     boot_id = uuid7(int(clock.now().timestamp() * 1e3))
     outbox: Mailbox[Outgoing] = Mailbox(OUTBOX_CAPACITY, Overflow.BLOCK)
     password = settings.broker.read_password(environment)
-    last_will = Status(
-        station=name, status=StatusName.OFFLINE, since=clock.now(), version=__version__, boot_id=boot_id
-    )
+    last_will = Status(station=name, status=StatusName.OFFLINE, since=clock.now(), version=__version__, boot_id=boot_id)
     with (
         SystemdNotify(environment, clock) as manager,
         open_journal(settings, clock) as journal,
@@ -75,6 +78,7 @@ def assembled(
             wake=outbox.wake,
             on_link=lambda link: faults.set(BROKER, _link_fault(link)),
         ) as publisher,
+        _evidence_store(settings, journal, faults, clock) as evidence,
     ):
         epoch = journal.open_epoch()
         resume = _last_sources(journal)
@@ -90,6 +94,7 @@ def assembled(
             clock=clock,
             window=settings.broker.in_flight,
             replay_window_s=settings.broker.replay_window_s,
+            on_kept=evidence.committed if evidence else lambda _: None,
         )
         cameras = {
             camera: CameraPart(
@@ -107,7 +112,7 @@ def assembled(
             )
             for camera, table, plan in ((name, table, plan_for(table)) for name, table in settings.camera.items())
         }
-        yield Station(settings, cameras, recorder, outbox, publisher, faults, manager, epoch, clock, boot_id)
+        yield Station(settings, cameras, recorder, outbox, publisher, evidence, faults, manager, epoch, clock, boot_id)
 
 
 @contextmanager
@@ -140,6 +145,23 @@ def load_bundle(path: Path, threads: int) -> LoadedModel:
 
 
 @contextmanager
+def _evidence_store(
+    settings: Settings, journal: Journal, faults: FaultBoard, clock: Clock
+) -> Iterator[EvidenceStore | None]:
+    if not settings.evidence.enabled:
+        yield None
+        return
+    with EvidenceStore(
+        settings.station.data_dir,
+        settings.evidence,
+        lambda fault: faults.set(EVIDENCE, fault),
+        clock,
+        promised=_promised(journal),
+    ) as store:
+        yield store
+
+
+@contextmanager
 def _broker_address(settings: BrokerSettings, faults: FaultBoard) -> Iterator[tuple[str, int]]:
     if not settings.embedded:
         yield settings.host, settings.effective_port
@@ -154,15 +176,23 @@ def _link_fault(link: Link) -> str | None:
 
 def _last_sources(journal: Journal) -> dict[str, str]:
     """Camera → source of its newest verdict, for the cameras that can go on behind it."""
-    found = {}
-    for row in journal.last_verdicts():
-        try:
-            verdict = wire.decode(Verdict, row.message.payload)
-        except ProtocolError:
-            # Written by a version whose verdicts this one cannot read; the camera then begins at its beginning.
-            continue
-        if verdict.source is not None:
-            found[verdict.camera] = verdict.source
-    return found
+    return {
+        verdict.camera: verdict.source for verdict in _readable(journal.last_verdicts()) if verdict.source is not None
+    }
 
 
+def _promised(journal: Journal) -> list[Verdict]:
+    """The newest verdicts of former runs that name a picture."""
+    try:
+        rows = journal.latest(EVIDENCE_LOOKED_AT)
+    except StorageError as exc:
+        logger.warning("%s; pictures that a former run could not write are not marked", exc)
+        return []
+    return [verdict for verdict in _readable(rows) if verdict.evidence is not None]
+
+
+def _readable(rows: Iterable[OutboxRow]) -> Iterator[Verdict]:
+    """The verdicts in these rows, without those written by a version whose verdicts this one cannot read."""
+    for row in rows:
+        with suppress(ProtocolError):
+            yield wire.decode(Verdict, row.message.payload)

@@ -1,7 +1,7 @@
 """`station bench`: the whole path against a bare loop of `Interpreter.invoke()` on the same model, in one run.
 
 Two measurements. *Start*: the station as `station demo` starts it, in a process of its own: time from the start of the
-process to the first verdict at a subscriber, and resident memory of the station and of its camera process. *Throughput*:
+process to the first verdict at a subscriber, and resident memory of station and camera process. *Throughput*:
 frames a second from a simulated camera that waits for the model, through ring, quality gate, model, judge, journal and
 broker, against the bare loop before and after it. The inference thread and the bare loop are bound to the same
 processor, everything else to the others.

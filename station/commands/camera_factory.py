@@ -1,4 +1,4 @@
-"""From a camera's settings to a camera. It runs in the camera's own process, so it imports no more than cameras need."""
+"""From a camera's settings to a camera; runs in the camera's own process and imports no more than cameras need."""
 
 from typing import assert_never
 

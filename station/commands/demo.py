@@ -25,6 +25,8 @@ CAMERA = "line1"
 SEED = 20
 """A web that is in no training or calibration set; see calibration/README.md."""
 
+LARGEST = 1e6
+"""Seconds, or frames a second, that an option takes."""
 SETTLE_S = 10.0
 """Longest wait for the last messages after the station was asked to stop."""
 
@@ -186,12 +188,16 @@ class _Demo:
         return "\n".join(
             (
                 "",
-                f"Account   {summary['captured']} captured = {summary['ok']} ok + {summary['ng']} ng + "
-                f"{summary['unknown']} unknown + {skipped} skipped + {summary['pending']} pending: {verdict}",
+                (
+                    f"Account   {summary['captured']} captured = {summary['ok']} ok + {summary['ng']} ng + "
+                    f"{summary['unknown']} unknown + {skipped} skipped + {summary['pending']} pending: {verdict}"
+                ),
                 f"Received  {summary['received']} verdicts, {summary['duplicates']} duplicates",
                 f"Defective {confusion.caught} caught, {confusion.missed} missed: recall {share(confusion.recall)}",
-                f"Good      {confusion.passed} passed, {confusion.rejected} rejected: "
-                f"false rejects {share(confusion.false_reject_rate)}",
+                (
+                    f"Good      {confusion.passed} passed, {confusion.rejected} rejected: "
+                    f"false rejects {share(confusion.false_reject_rate)}"
+                ),
                 "Latency   from exposure to subscriber: "
                 + (f"p50 {latency.p50:.1f} ms, p99 {latency.p99:.1f} ms" if latency else "–"),
             )
@@ -203,6 +209,6 @@ class _Demo:
 
 def _positive(text: str) -> float:
     value = float(text)
-    if not 0 < value < 1e6:
-        raise argparse.ArgumentTypeError(f"{text} is not allowed; a number above 0 and below a million is")
+    if not 0 < value < LARGEST:
+        raise argparse.ArgumentTypeError(f"{text}: allowed are numbers above 0 and below a million")
     return value

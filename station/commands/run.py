@@ -2,6 +2,7 @@
 
 import argparse
 import ctypes
+import faulthandler
 import logging
 import os
 import signal
@@ -30,6 +31,8 @@ def run(options: argparse.Namespace) -> ExitCode:
     """
     if options.end_with_parent:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    # The watchdog ends a stuck station with SIGABRT: the log then shows where each thread stood.
+    faulthandler.enable()
     settings = load(options.config, os.environ)
     with assembled(settings) as station:
         for number in (signal.SIGTERM, signal.SIGINT):

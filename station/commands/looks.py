@@ -1,0 +1,193 @@
+"""What `station check`, `station doctor` and `station support-bundle` look at: one Finding for each thing."""
+
+import functools
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from station.adapters.camera_process import CameraProcess, plan_for
+from station.adapters.embedded_broker import check_port
+from station.adapters.mqtt_subscriber import Subscriber
+from station.adapters.system_clock import SystemClock
+from station.commands.assembly import load_bundle, open_journal
+from station.commands.camera_factory import make_camera
+from station.commands.exit_codes import ExitCode
+from station.errors import CameraError, ConfigurationError, JournalInUse, ModelError, ProtocolError
+from station.messages import CameraEvent, CameraStateName, Frame, Reason
+from station.settings import CameraSettings, DeviceCamera, Settings
+
+CAMERA_WITHIN_S = 10.0
+"""How long a camera has for its first picture, beyond its own read deadline."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What was found out about one thing.
+
+    Attributes:
+        what: the thing.
+        text: one line; where something is wrong it says what to do.
+        code: the exit code of this failure; OK when nothing is wrong.
+        advice: it works, but someone should act.
+    """
+
+    what: str
+    text: str = ""
+    code: ExitCode = ExitCode.OK
+    advice: bool = False
+
+    @property
+    def line(self) -> str:
+        """For people, and for `grep ^WRONG`."""
+        mark = "WRONG" if self.code is not ExitCode.OK else "note " if self.advice else "ok   "
+        return f"{mark} {self.what}{': ' if self.text else ''}{self.text}"
+
+
+def report(findings: Iterable[Finding]) -> ExitCode:
+    """Print each finding as it comes; return the code of the first failure."""
+    first = ExitCode.OK
+    for finding in findings:
+        print(finding.line, flush=True)
+        if first is ExitCode.OK:
+            first = finding.code
+    return first
+
+
+def data_folder(settings: Settings) -> tuple[Finding, bool]:
+    """Open the journal; the second value says whether a running station keeps it.
+
+    Raises:
+        ConfigurationError: the folder cannot be written.
+    """
+    what = f"data folder {settings.station.data_dir}"
+    try:
+        with _as_owner(settings.station.data_dir), open_journal(settings, SystemClock()):
+            return Finding(what), False
+    except ConfigurationError as exc:
+        if isinstance(exc.__cause__, JournalInUse):
+            return Finding(what, "in use by the running station"), True
+        raise
+
+
+@contextmanager
+def _as_owner(folder: Path) -> Iterator[None]:
+    """What root creates in the service's folder would lock the service out: act as the folder's owner."""
+    if os.geteuid() != 0 or not folder.is_dir():
+        yield
+        return
+    owner, group = folder.stat(), os.getegid()
+    os.setegid(owner.st_gid)
+    os.seteuid(owner.st_uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(group)
+
+
+def bundles(settings: Settings) -> Iterator[Finding]:
+    """Load each bundle and replay its golden set."""
+    for path in dict.fromkeys(camera.bundle or settings.model.bundle for camera in settings.camera.values()):
+        yield _look(f"bundle {path}", ExitCode.BUNDLE, functools.partial(_check_bundle, path, settings))
+
+
+def cameras(settings: Settings, *, running: bool) -> Iterator[Finding]:
+    """Take a picture from each camera; `running`: a station holds the devices at this computer."""
+    for name, camera in settings.camera.items():
+        if running and isinstance(camera, DeviceCamera):
+            yield Finding(f"camera {name}", "held by the running station, whose topic `state` tells how it does")
+        else:
+            yield _look(f"camera {name}", ExitCode.CAMERA, functools.partial(_check_camera, name, camera))
+
+
+def broker(settings: Settings, *, running: bool) -> Finding:
+    """Log in at the broker; `running`: an embedded one has its port already."""
+    if running and settings.broker.embedded:
+        return Finding("broker", "embedded in the running station")
+    if settings.broker.password_credential is not None and "CREDENTIALS_DIRECTORY" not in os.environ:
+        text = "only the service has the credential for the login; its log and the topic `status` tell whether it works"
+        return Finding("broker", text, advice=True)
+    return _look("broker", ExitCode.BROKER, functools.partial(_check_broker, settings))
+
+
+def _look(what: str, failure: ExitCode, check: Callable[[], str]) -> Finding:
+    try:
+        return Finding(what, check())
+    except (ModelError, CameraError, ProtocolError) as exc:
+        return Finding(what, str(exc), failure)
+
+
+def _check_bundle(path: Path, settings: Settings) -> str:
+    ref = load_bundle(path, settings.model.threads).ref
+    return f"{ref.name} {ref.version}, golden set reproduced"
+
+
+def _check_camera(name: str, settings: CameraSettings) -> str:
+    """Take one picture through the camera's own process.
+
+    Raises:
+        CameraError: there was none within the camera's deadline, or it cannot be read.
+    """
+    if isinstance(settings, DeviceCamera):
+        _check_device(settings.device)
+    clock = SystemClock()
+    until_s = clock.monotonic_s() + settings.read_deadline_s + CAMERA_WITHIN_S
+    with CameraProcess(name, functools.partial(make_camera, settings), plan_for(settings), clock) as source:
+        while clock.monotonic_s() < until_s:
+            match source.read(0.2):
+                case Frame() as frame:
+                    return _describe(frame)
+                case CameraEvent(state=CameraStateName.STALLED) as event:
+                    raise CameraError(event.reason or "delivers nothing")
+                case CameraEvent(state=CameraStateName.FINISHED):
+                    raise CameraError("has no picture")
+                case CameraEvent(state=CameraStateName.RUNNING) if settings.expects == "triggered":
+                    return "open, waits for its trigger"
+                case CameraEvent(state=CameraStateName.RUNNING) if not plan_for(settings).watch_reads:
+                    return "open, waits for pictures"
+                case _:
+                    continue
+    raise CameraError(f"no picture within {settings.read_deadline_s + CAMERA_WITHIN_S:g} s")
+
+
+def _check_device(device: str | int) -> None:
+    path = Path(f"/dev/video{device}") if isinstance(device, int) else Path(device)
+    if not path.exists():
+        present = sorted(str(one) for one in Path("/dev/v4l/by-id").glob("*")) or sorted(
+            str(one) for one in Path("/dev").glob("video*")
+        )
+        raise CameraError(f"there is no {path}; this computer has {', '.join(present) or 'no camera device'}")
+    if not os.access(path, os.R_OK | os.W_OK):
+        raise CameraError(f"{path} may not be used by this user; add it to the group video: usermod -aG video USER")
+
+
+def _describe(frame: Frame) -> str:
+    capture = frame.capture
+    try:
+        if capture.pixels is None:
+            reason = capture.fault or Reason.UNREADABLE
+            raise CameraError(f"first picture {capture.source or ''}: {reason.value}")
+        height, width = capture.pixels.shape[:2]
+        colour = "grey" if capture.pixels.ndim == 2 else "colour"  # noqa: PLR2004
+        return f"{width}×{height} {colour}"
+    finally:
+        frame.release()
+
+
+def _check_broker(settings: Settings) -> str:
+    wanted = settings.broker
+    if wanted.embedded:
+        if wanted.effective_port:
+            check_port(wanted.effective_port)
+        return f"embedded, port {wanted.effective_port or 'any'} is free"
+    with Subscriber(
+        wanted.host,
+        wanted.effective_port,
+        f"inspection/{settings.station.name}/status",
+        username=wanted.username,
+        password=wanted.read_password(os.environ),
+        tls=wanted.tls,
+    ):
+        return f"{wanted.host}:{wanted.effective_port} takes the login"
