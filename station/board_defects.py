@@ -3,14 +3,14 @@
 An open separates its trace, a short joins two nets, a mousebite leaves its trace whole, a spur touches nothing else,
 spurious copper stands alone, a pin-hole is wholly inside copper. What cannot be placed so is not placed.
 
-Smallest sizes, before the camera's blur: open 3 px of gap, short 3.5 px wide, mousebite 3 px deep and 5 px wide,
+Smallest sizes, before the camera's blur: open 3 px of gap, short 3.5 px wide, mousebite 3.5 px deep and 5 px wide,
 spur 4 px long and 4 px wide, spurious copper and pin-hole 4.4 px across. The faintest have `FAINTEST` of the contrast
 between copper and substrate.
 """
 
 # The figures of a drawing are its content: naming each one would hide the drawing;
 # each early return of a method is one rule that a candidate breaks.
-# ruff: noqa: PLR2004, PLR0911
+# ruff: noqa: PLR2004
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ LARGEST_BOX_PX = 80
 FAINTEST = 0.6
 
 #: Least changed area of each kind times its contrast, px: below it is a rough edge and no defect.
-_LEAST_PX = {"open": 10, "short": 10, "mousebite": 15, "spur": 13, "copper": 9, "pin-hole": 9}
+_LEAST_PX = {"open": 10, "short": 10, "mousebite": 18, "spur": 13, "copper": 9, "pin-hole": 9}
 
 _WINDOW = 104
 _HALF = _WINDOW // 2
@@ -144,7 +144,8 @@ class _Surgeon:
         window = self._window(x, y)
         if window is None:
             return None
-        gap = rng.uniform(3.0, 4.0 + min(8.0, width / 2))
+        # Narrower than any legal gap: two pieces of copper that face each other are not an open.
+        gap = rng.uniform(3.0, 6.5)
         cover = self._band(x - window.x, y - window.y, angle, width / 2 + 2.5, gap)
         cut = cover > 127
         own = window.elements == element
@@ -183,7 +184,7 @@ class _Surgeon:
                 reach, other = step, here
                 break
         nets = self._layout.nets
-        if start is None or reach is None or not 5 <= reach - start <= 30 or nets[other] == nets[element]:
+        if start is None or reach is None or not 5 <= reach - start <= 26 or nets[other] == nets[element]:
             return None
         if other in self._layout.lettering:
             return None
@@ -208,7 +209,7 @@ class _Surgeon:
         x, y, outward, thickness, element, window = spot
         if thickness < 6:
             return None
-        depth = rng.uniform(3.0, min(11.0, max(3.2, 0.62 * thickness)))
+        depth = rng.uniform(3.5, min(11.0, max(3.7, 0.62 * thickness)))
         if thickness - depth < 2.5:
             return None
         across = rng.uniform(2.5, 3.0 + depth * 0.6)
@@ -257,7 +258,8 @@ class _Surgeon:
         window = self._anywhere(copper=True)
         if window is None:
             return None
-        cover = self._stain(7.0)
+        # Smaller than any hole drilled into an area.
+        cover = self._stain(5.5)
         around = cv2.dilate((cover > 40).astype(np.uint8), np.ones((7, 7), np.uint8)) > 0
         if (window.art[around] < COPPER - _CLEAN_COPPER).any() or not (window.elements[around] != 0).all():
             return None
@@ -309,13 +311,16 @@ class _Surgeon:
         ex, ey = x - window.x + dx * edge, y - window.y + dy * edge
         thickness = self._march(own, round(ex - dx), round(ey - dy), -dx, -dy) or float(_HALF)
         # A straight edge has as much copper on its left as on its right, and none in front.
-        side = 7
+        side = 9
         for step in (-side, side):
             px, py = ex - dy * step, ey + dx * step
             behind = own[self._at(py - 2.5 * dy), self._at(px - 2.5 * dx)]
             before = own[self._at(py + 2.5 * dy), self._at(px + 2.5 * dx)]
             if not behind or before:
                 return None
+        # Where a trace meets its pad, a bite and a spur are hard to tell from the corner that stands there.
+        if self._met(window, self._disc(ex, ey, 13)) != {element}:
+            return None
         return ex, ey, outward, thickness, element, window
 
     @staticmethod

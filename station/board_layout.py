@@ -13,7 +13,7 @@ ground areas, rough edges.
 """
 
 # The figures of a drawing are its content: naming each one would hide the drawing.
-# ruff: noqa: PLR2004, PLR0917
+# ruff: noqa: PLR2004
 
 from __future__ import annotations
 
@@ -417,7 +417,7 @@ class _Draughtsman:
             for index in order[1:9]:
                 other = pads[int(index)]
                 apart = int(distance[index]) - max(pad.half_x, pad.half_y) - max(other.half_x, other.half_y)
-                if apart < 26 or distance[index] > 460 or self._degree[other.element] >= 3:
+                if apart < 40 or distance[index] > 460 or self._degree[other.element] >= 3:
                     continue
                 limit = 2 * min(pad.half_x, pad.half_y, other.half_x, other.half_y) - 6
                 width = min(rng.choice((self._thin, self._thin, self._thin, self._wide)), limit)
@@ -446,12 +446,18 @@ class _Draughtsman:
         flood[taken > 0] = 0
         # Opening takes away the slivers that no etching shop would accept, and that would look like spurs.
         smooth = cv2.morphologyEx(flood, cv2.MORPH_OPEN, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (25, 25)))
-        count, labels, stats, _ = cv2.connectedComponentsWithStats(smooth, connectivity=4)
+        # What two lumps have in common where they only touch is not worth calling a conductor: they are kept apart.
+        neck = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (11, 11))
+        count, labels, stats, _ = cv2.connectedComponentsWithStats(cv2.erode(smooth, neck), connectivity=4)
+        gap = np.ones((2 * CLEARANCE_PX + 1, 2 * CLEARANCE_PX + 1), np.uint8)
+        flooded = np.zeros(smooth.shape, np.bool_)
         for label in range(1, count):
-            if stats[label, cv2.CC_STAT_AREA] < 5000:
+            part = cv2.dilate((labels == label).astype(np.uint8), neck) > 0
+            near = cv2.dilate(part.astype(np.uint8), gap) > 0
+            if stats[label, cv2.CC_STAT_AREA] < 4000 or flooded[near].any():
                 continue
+            flooded[part] = True
             element = self._new_element()
-            part = labels == label
             self._art[y1:y2, x1:x2][part] = COPPER
             self._elements[y1:y2, x1:x2][part] = element
             # The border counts as an edge only with a frame of zeros around it.
@@ -459,7 +465,7 @@ class _Draughtsman:
             for _ in range(rng.randint(0, 8)):
                 x, y = rng.randrange(w), rng.randrange(h)
                 if solid[y, x] > 22:
-                    radius = rng.randint(5, 9)
+                    radius = rng.randint(7, 9)
                     self._holes.append((x1 + x, y1 + y, radius))
                     cv2.circle(solid, (x, y), 40, 0.0, -1)
 

@@ -90,13 +90,13 @@ class Imaging:
         substrate = rng.uniform(32, 95)
         return cls(
             substrate=substrate,
-            contrast=rng.uniform(65, min(150, 232 - substrate)),
+            contrast=rng.uniform(75, min(150, 232 - substrate)),
             vignetting=rng.uniform(0.02, 0.32),
             tilt=rng.uniform(-0.12, 0.12),
             drift=rng.uniform(0.0, 0.10),
             flicker=rng.uniform(0.0, 0.010),
             column_gain=rng.uniform(0.0, 0.020),
-            read_noise=rng.uniform(0.8, 4.5),
+            read_noise=rng.uniform(0.8, 4.0),
             shot_noise=rng.uniform(0.02, 0.20),
             blur_px=rng.uniform(0.5, 1.25),
             roughness_px=rng.uniform(0.1, 0.45),

@@ -170,7 +170,7 @@ class EvidenceSettings(Section):
     enabled: bool = True
     """Keep pictures of ng, unknown and borderline frames and a sample of the ok ones, below data_dir/evidence."""
     max_bytes: int = Field(default=5_000_000_000, ge=1_000_000)
-    """All pictures together, at most; the oldest of the least valuable class (ok, borderline, unknown, ng) goes first."""
+    """All pictures together, at most. Room is made by class (ok, borderline, unknown, ng), the oldest picture first."""
     min_free_bytes: int = Field(default=500_000_000, ge=0)
     """What stays free on the disk of the data folder: with less, pictures are deleted and no new ones are kept."""
     ok_share: Fraction = 0.001
