@@ -9,6 +9,7 @@ import numpy.typing as npt
 from station.messages import Defect, Pixels
 
 _RED = (60, 60, 255)
+_DARK = (20, 20, 20)
 _HEAT_SHARE = 0.45
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
@@ -40,6 +41,7 @@ def annotate(pixels: Pixels, defects: Sequence[Defect], heatmap: npt.NDArray[np.
         left = min(max(0, corner[0]), max(0, width - text_width))
         # Above the box, or inside it where it touches the upper edge.
         base = corner[1] - 4 if corner[1] > text_height + 6 else corner[1] + text_height + 4
-        cv2.putText(picture, text, (left, base), _FONT, scale, (0, 0, 0), 3, cv2.LINE_AA)
+        corner_of_text = left - 1, base - text_height - 2
+        cv2.rectangle(picture, corner_of_text, (left + text_width + 1, base + 3), _DARK, cv2.FILLED)
         cv2.putText(picture, text, (left, base), _FONT, scale, _RED, 1, cv2.LINE_AA)
     return np.asarray(picture, np.uint8)

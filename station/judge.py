@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from station.manifest import Thresholds
 from station.messages import Defect, Outcome, Reason, Scores
 
-INCOMPLETE = frozenset({Reason.PARTIAL, Reason.LINES_LOST})
+INCOMPLETE = frozenset({Reason.PARTIAL})
 """Reasons under which a picture is still looked at: a defect in the part that was seen is a defect, and only the
-absence of one proves nothing."""
+absence of one proves nothing. Lost lines are not among them: the stripe that they leave looks like a cut."""
 
 
 @dataclass(frozen=True, slots=True)

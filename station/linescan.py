@@ -26,6 +26,9 @@ FRAME_LINES = 640
 OVERLAP_LINES = 96
 LINES_MULTIPLE = 16
 
+_CENTRE_STEP = 0.5
+"""Boxes of whole pixels have their centres on whole and half lines."""
+
 
 class FrameAssembler:
     """Joins slices into frames; pure logic, one per opened camera.
@@ -187,6 +190,8 @@ class SeamOwner:
         """
         start, stop = first_line + owned_rows[0], first_line + owned_rows[1]
         margin = self._margin_px
+        # Midway between two possible centres: a predicted centre that is off by a tenth of a line decides nothing.
+        seam = stop - _CENTRE_STEP / 2
         earlier = list(self._claimed) if self._stop == start else []
         centres = [(d.box.centre_px[0], d.box.centre_px[1] + first_line) for d in defects]
         # Nearest pairs first: with two defects close to the seam each one meets its own claim.
@@ -202,7 +207,7 @@ class SeamOwner:
             if i not in known and j not in spent:
                 known.add(i)
                 spent.add(j)
-        mine = [i for i, (_, y) in enumerate(centres) if i not in known and start - margin <= y < stop]
+        mine = [i for i, (_, y) in enumerate(centres) if i not in known and start - margin <= y < seam]
         self._stop = stop
         self._claimed = [centres[i] for i in mine if centres[i][1] >= stop - margin - self._same_px]
         return tuple(defects[i] for i in mine)

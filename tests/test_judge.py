@@ -41,8 +41,8 @@ def test_a_defect_in_an_incomplete_picture_is_a_defect() -> None:
 
 
 def test_an_incomplete_picture_without_a_defect_proves_nothing() -> None:
-    judgement = judge(scores(), (), THRESHOLDS, (Reason.LINES_LOST,))
-    assert (judgement.outcome, judgement.reasons) == (Outcome.UNKNOWN, (Reason.LINES_LOST,))
+    judgement = judge(scores(), (), THRESHOLDS, (Reason.PARTIAL,))
+    assert (judgement.outcome, judgement.reasons) == (Outcome.UNKNOWN, (Reason.PARTIAL,))
 
 
 def test_a_neighbours_defect_does_not_show_in_this_frames_score() -> None:

@@ -3,6 +3,7 @@
 import functools
 import logging
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -35,6 +36,7 @@ OUTBOX_CAPACITY = 4096
 """Verdicts that may wait for the journal. When it is full the cameras' threads wait, and the cameras' own policies say
 what becomes of the frames: nothing is dropped here."""
 JOURNAL_FILE = "journal.sqlite"
+SWITCH_INTERVAL_S = 0.0005
 EVIDENCE = "evidence"
 """What a fault of the store of pictures is called in `status`."""
 EVIDENCE_LOOKED_AT = 1000
@@ -55,6 +57,9 @@ def assembled(
     Raises:
         ConfigurationError: the data folder cannot be written, or a secret or certificate cannot be read.
     """
+    # The thread that judges gives the interpreter's lock away during each inference; with Python's own 5 ms it would wait
+    # up to that long to get it back from the thread that keeps the journal.
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     clock = SystemClock()
     faults = FaultBoard(clock)
     name = settings.station.name
