@@ -57,7 +57,7 @@ def assembled(
     Raises:
         ConfigurationError: the data folder cannot be written, or a secret or certificate cannot be read.
     """
-    # The thread that judges gives the interpreter's lock away during each inference; with Python's own 5 ms it would wait
+    # The thread that judges gives the interpreter away during each inference; with Python's own 5 ms it would wait
     # up to that long to get it back from the thread that keeps the journal.
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     clock = SystemClock()
