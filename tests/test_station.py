@@ -24,7 +24,7 @@ from station.settings import SHIPPED_BUNDLE, from_document
 PATIENCE_S = 30.0
 
 
-def write_pictures(folder: Path, count: int, seed: int = 11) -> list[str]:
+def write_pictures(folder: Path, count: int, seed: int = 7) -> list[str]:
     """Frames of a rendered web that has no defect."""
     folder.mkdir(exist_ok=True)
     web = Web(seed, defect_share=0.0)
