@@ -9,7 +9,8 @@ LoadCredential), ``password_file`` any other file.
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -139,10 +140,14 @@ class BrokerSettings(Section):
             path = self.password_file
         else:
             return None
+        key = "password_file" if self.password_credential is None else "password_credential"
         try:
             return path.read_text(encoding="utf-8").removesuffix("\n")
-        except (OSError, UnicodeDecodeError) as exc:
-            raise ConfigurationError(f"broker password: cannot read {path}: {exc}") from exc
+        except OSError as exc:
+            reason = exc.strerror
+        except UnicodeDecodeError:
+            reason = "is not UTF-8 text"
+        raise ConfigurationError(f"broker.{key} = {str(getattr(self, key))!r}: cannot read {path}: {reason}")
 
 
 class JournalSettings(Section):
@@ -381,6 +386,15 @@ def load(path: Path, environment: Mapping[str, str] = os.environ) -> Settings:
     except tomllib.TOMLDecodeError as exc:
         raise ConfigurationError(f"{path}: is not TOML: {exc}") from exc
     return from_document(document, str(path), path.resolve().parent, environment)
+
+
+@contextmanager
+def blamed_on(path: Path) -> Iterator[None]:
+    """Let errors that come to light only when a configuration is put to use name its file as well."""
+    try:
+        yield
+    except ConfigurationError as exc:
+        raise ConfigurationError(f"{path}: {exc}") from exc
 
 
 def from_document(

@@ -70,7 +70,7 @@ def test_the_readme_names_every_command_and_exit_code() -> None:
     [
         (FOLDER_CAMERA + "pattren = 1\n", "station.toml: camera.c.pattren = 1: unknown key"),
         ("[broker]\nport = 'x'\n" + FOLDER_CAMERA, "station.toml: broker.port = 'x': Input should be a valid integer"),
-        ("[station]\ndata_dir = 'file/data'\n" + FOLDER_CAMERA, "station.data_dir = "),
+        ("[station]\ndata_dir = 'file/data'\n" + FOLDER_CAMERA, "station.toml: station.data_dir = "),
         ("[camera", "station.toml: is not TOML"),
     ],
 )

@@ -216,6 +216,10 @@ def test_a_port_that_is_taken_is_a_fault_and_not_the_end(tmp_path: Path) -> None
         with running(tmp_path, document) as station:
             eventually(lambda: station.health().cameras["c"].account.judged >= 3)
             assert any("is taken by another program" in fault.reason for fault in station.faults())
+            # Whoever answers there is not our broker.
+            taken.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                taken.accept()
             taken.close()
             eventually(lambda: _listens(port))
             with Listener(port) as listener:

@@ -95,6 +95,7 @@ class MqttClient:
         on_connected: called in the connection's thread as soon as messages may be published.
         on_acknowledged: called in the connection's thread when an acknowledgement came.
         on_link: called in the connection's thread on each change: up, down, refused; once each, not at every attempt.
+        held_back: asked before each attempt; a reason not to connect now, in one line.
     """
 
     def __init__(
@@ -110,6 +111,7 @@ class MqttClient:
         on_connected: Callable[[], None],
         on_acknowledged: Callable[[], None],
         on_link: Callable[[Link], None],
+        held_back: Callable[[], str | None],
     ) -> None:
         self._settings = settings
         self._host = host
@@ -121,6 +123,7 @@ class MqttClient:
         self._on_connected = on_connected
         self._on_acknowledged = on_acknowledged
         self._on_link = on_link
+        self._held_back = held_back
         self._link = Link(reason="not connected yet")
         self._reported: tuple[bool, bool] | None = None
         self._connection: _Connection | None = None
@@ -191,10 +194,12 @@ class MqttClient:
         pause_s = FIRST_PAUSE_S
         while not self._stopping.is_set():
             connection: _Connection | None = None
+            failure = self._held_back()
             try:
-                connection = self._open()
-                self._connect(connection)
-                failure = self._attend(connection)
+                if failure is None:
+                    connection = self._open()
+                    self._connect(connection)
+                    failure = self._attend(connection)
             except (OSError, ValueError) as exc:
                 failure = _describe(exc)
                 if connection is not None and isinstance(exc, ssl.SSLCertVerificationError):

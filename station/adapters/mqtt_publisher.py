@@ -33,6 +33,7 @@ class MqttPublisher:
         clock: monotonic time.
         wake: called when an acknowledgement came or the connection changed, from the connection's thread.
         on_link: called on each change of the connection (up, down, login refused), once each, from that thread.
+        held_back: asked before each attempt to connect; a reason not to connect now, in one line, or None.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class MqttPublisher:
         clock: Clock,
         wake: Callable[[], None],
         on_link: Callable[[Link], None],
+        held_back: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._wake = wake
         self._tell = on_link
@@ -68,6 +70,7 @@ class MqttPublisher:
             on_connected=self._republish,
             on_acknowledged=wake,
             on_link=self._changed,
+            held_back=held_back,
         )
 
     def __enter__(self) -> Self:

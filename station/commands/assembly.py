@@ -4,7 +4,7 @@ import functools
 import logging
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -70,7 +70,7 @@ def assembled(
     with (
         SystemdNotify(environment, clock) as manager,
         open_journal(settings, clock) as journal,
-        _broker_address(settings.broker, faults) as (host, port),
+        _broker_address(settings.broker, faults) as (host, port, held_back),
         MqttPublisher(
             settings.broker,
             host=host,
@@ -82,6 +82,7 @@ def assembled(
             clock=clock,
             wake=outbox.wake,
             on_link=lambda link: faults.set(BROKER, _link_fault(link)),
+            held_back=held_back,
         ) as publisher,
         _evidence_store(settings, journal, faults, clock) as evidence,
     ):
@@ -167,12 +168,19 @@ def _evidence_store(
 
 
 @contextmanager
-def _broker_address(settings: BrokerSettings, faults: FaultBoard) -> Iterator[tuple[str, int]]:
+def _broker_address(
+    settings: BrokerSettings, faults: FaultBoard
+) -> Iterator[tuple[str, int, Callable[[], str | None]]]:
+    """Where the broker is, and what says that it must not be spoken to now.
+
+    While another program holds the embedded broker's port, what answers there is not our broker: verdicts that it
+    acknowledged would be lost to everyone who listens to ours.
+    """
     if not settings.embedded:
-        yield settings.host, settings.effective_port
+        yield settings.host, settings.effective_port, lambda: None
         return
     with EmbeddedBroker(settings.effective_port, lambda fault: faults.set("embedded broker", fault)) as broker:
-        yield broker.host, broker.port
+        yield broker.host, broker.port, lambda: broker.fault
 
 
 def _link_fault(link: Link) -> str | None:

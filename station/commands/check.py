@@ -8,7 +8,7 @@ from pathlib import Path
 from station.commands import looks
 from station.commands.exit_codes import ExitCode
 from station.commands.looks import Finding, report
-from station.settings import load
+from station.settings import blamed_on, load
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +31,8 @@ def run(options: argparse.Namespace) -> ExitCode:
 def _findings(path: Path, *, offline: bool) -> Iterator[Finding]:
     settings = load(path, os.environ)
     yield Finding(f"configuration {path}")
-    folder, running = looks.data_folder(settings)
+    with blamed_on(path):
+        folder, running = looks.data_folder(settings)
     yield folder
     yield from looks.bundles(settings)
     if not offline:

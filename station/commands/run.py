@@ -10,7 +10,7 @@ from pathlib import Path
 
 from station.commands.assembly import assembled
 from station.commands.exit_codes import ExitCode
-from station.settings import load
+from station.settings import blamed_on, load
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> ExitCode:
     # The watchdog ends a stuck station with SIGABRT: the log then shows where each thread stood.
     faulthandler.enable()
     settings = load(options.config, os.environ)
-    with assembled(settings) as station:
+    with blamed_on(options.config), assembled(settings) as station:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: station.stop())
         logger.info("station %s starts with %d camera(s)", settings.station.name, len(settings.camera))
