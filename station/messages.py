@@ -68,6 +68,25 @@ class CameraStateName(StrEnum):
     STOPPED = "stopped"
 
 
+class SourceStateName(StrEnum):
+    """Where a source of readings stands."""
+
+    CONNECTING = "connecting"
+    RUNNING = "running"
+    DOWN = "down"
+    FINISHED = "finished"
+
+
+class ProcessStateName(StrEnum):
+    """Where a process group stands. Only `normal` is an all-clear."""
+
+    NOT_READY = "not_ready"
+    NORMAL = "normal"
+    ALARM = "alarm"
+    SENSOR_FAULT = "sensor_fault"
+    MODEL_FAULT = "model_fault"
+
+
 class EvidenceClass(StrEnum):
     """What a stored picture is evidence of, in growing value."""
 
@@ -253,6 +272,24 @@ class Latency(Message):
     total: float
 
 
+class ProcessState(Message):
+    """Where a process group stood when a frame was captured, less the camera's transport delay.
+
+    Attributes:
+        state: of the group.
+        risk: 0..1; None when there was none to give.
+        alarms: the group's alarms whose condition held.
+        as_of: the time of the readings that this rests on; None: there were none yet.
+        complete: the readings of that moment had come in. What comes later is in the journal; a verdict is not changed.
+    """
+
+    state: ProcessStateName
+    risk: float | None = None
+    alarms: tuple[Name, ...] = ()
+    as_of: datetime | None = None
+    complete: bool = False
+
+
 class Verdict(Message):
     """What the station says of one frame; exactly one for each frame that is not skipped.
 
@@ -270,6 +307,7 @@ class Verdict(Message):
         late: the verdict came later than the camera's `late_after_ms`.
         durable: the verdict was on disk before it was published.
         evidence: path of the stored picture, relative to the station's data folder; None: none was taken.
+        process: group → where it stood when the frame was captured.
     """
 
     schema_version: Literal[1] = 1
@@ -294,6 +332,7 @@ class Verdict(Message):
     late: bool = False
     durable: bool = True
     evidence: str | None = None
+    process: Mapping[Name, ProcessState] = Field(default_factory=dict)
 
 
 class CameraState(Message):

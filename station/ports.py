@@ -19,6 +19,7 @@ from station.messages import (
     Scores,
     Verdict,
 )
+from station.process_messages import AlarmLimits, Mask, Readings, SourceEvent, StepRisk, Values
 
 
 class Clock(Protocol):
@@ -79,6 +80,72 @@ class Model(Protocol):
         Raises:
             InferenceError: the picture does not fit the model, or the runtime failed.
         """
+
+
+class Sensors(Resource, Protocol):
+    """One source of readings, driven from one thread.
+
+    A source that cannot be reached is no exception: it tries again by itself, with capped and jittered back-off, and
+    says once that it is down (`SourceEvent`) and once that it is running again.
+    """
+
+    @property
+    def points(self) -> tuple[str, ...]:
+        """Names of the points, in the order of the values of each row; fixed once the source is entered."""
+
+    def read(self, timeout_s: float) -> Readings | SourceEvent | None:
+        """Return the next row or event, oldest first; None when nothing came within about `timeout_s`.
+
+        A replayed log that has ended says so with an event FINISHED, and then always returns None after the wait.
+        """
+
+
+class StepModel(Protocol):
+    """A recurrent model of one process group: one call a tick, O(1); it remembers what came before.
+
+    One thread uses it. It says what it is made for, so that a configuration that does not match can be refused.
+    """
+
+    @property
+    def ref(self) -> ModelRef:
+        """Which bundle this is."""
+
+    @property
+    def channels(self) -> tuple[tuple[str, str], ...]:
+        """(name, unit) of each channel in the model's order; unit "" where the bundle knows none."""
+
+    @property
+    def step_s(self) -> float:
+        """The fixed step that it was trained on, in seconds."""
+
+    @property
+    def limits(self) -> AlarmLimits:
+        """When its risk becomes an alarm."""
+
+    @property
+    def flat_after_s(self) -> tuple[float | None, ...]:
+        """How long each channel may stand still before it is bad, as the training logs show; None: for ever."""
+
+    def step(self, at_s: float, values: Values, mask: Mask) -> StepRisk:
+        """Take the readings of one step, and say what they are worth.
+
+        Args:
+            at_s: wall time of the step, seconds since 1970.
+            values: `[channels]`, in the channels' units; finite; 0 where the mask is False.
+            mask: `[channels]`, True where the channel is good.
+
+        Raises:
+            InferenceError: the runtime failed; the model must be reset before the next step.
+        """
+
+    def reset(self) -> None:
+        """Forget everything: the next ticks warm up."""
+
+    def snapshot(self) -> bytes:
+        """What it remembers, to be kept over a restart; says by itself which model and scaling it belongs to."""
+
+    def restore(self, snapshot: bytes) -> bool:
+        """Go on from a snapshot; False, and forgetting everything, when it is not of this very model."""
 
 
 class Journal(Resource, Protocol):

@@ -12,32 +12,19 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, model_validator
 
 from station.errors import ConfigurationError
 from station.messages import EvidenceClass, Name
+from station.process_settings import ProcessSettings
+from station.section import FilePath, Fraction, Section
+from station.sensor_settings import REPLAYED, SensorSettings
 
 ENVIRONMENT_PREFIX = "STATION_"
 SHIPPED_BUNDLE = Path(__file__).parent / "bundles" / "boards.bundle"
 """Trained on rendered boards only; see calibration/README.md."""
-
-Fraction = Annotated[float, Field(ge=0, le=1)]
-
-
-def _to_path(value: object) -> object:
-    return Path(value) if isinstance(value, str) and value else value
-
-
-FilePath = Annotated[Path, BeforeValidator(_to_path)]
-"""A path, written as a string."""
-
-
-class Section(BaseModel):
-    """Base of every table of the file: frozen, no unknown keys, and nothing is converted: `port = true` is not 1."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
 
 class StationSettings(Section):
@@ -157,6 +144,8 @@ class JournalSettings(Section):
     """Size of the journal, at most; the oldest acknowledged rows go first."""
     max_age_days: float = Field(default=30.0, gt=0)
     """Acknowledged rows older than this are removed."""
+    readings_max_bytes: int = Field(default=500_000_000, ge=1_000_000)
+    """Readings of all process groups, kept in a file of their own; the oldest go first."""
 
 
 class EvidenceClassSettings(Section):
@@ -252,6 +241,10 @@ class BaseCamera(Section):
     frozen_after: int = Field(default=0, ge=0)
     """This many identical pictures in a row are `unknown` (frozen); 0 switches it off. A live sensor's noise makes two
     pictures differ."""
+    transport_delay_s: float = Field(default=0.0, ge=0, le=86_400)
+    """How long a part travels from the process to the camera: a verdict carries the process state of that time ago."""
+    threshold_in_alarm: Fraction | None = None
+    """Judge with this threshold, where it is stricter, while a process group is in alarm."""
 
 
 class DeviceCamera(BaseCamera):
@@ -369,6 +362,27 @@ class Settings(Section):
     """`[model]`"""
     camera: Mapping[Name, CameraSettings] = Field(min_length=1)
     """`[camera.<name>]`, one table for each camera."""
+    sensors: Mapping[Name, SensorSettings] = Field(default_factory=dict)
+    """`[sensors.<name>]`, one table for each source of readings."""
+    process: Mapping[Name, ProcessSettings] = Field(default_factory=dict)
+    """`[process.<group>]`, one table for each group of channels that is watched together."""
+
+    @model_validator(mode="after")
+    def _channels_have_sources(self) -> Self:
+        for group, process in self.process.items():
+            for name, channel in process.channel.items():
+                if channel.source not in self.sensors:
+                    known = ", ".join(self.sensors) or "there is none"
+                    raise ValueError(
+                        f"process.{group}.channel.{name}.source = {channel.source!r} has no table "
+                        f"[sensors.{channel.source}]; known: {known}"
+                    )
+            replayed = {isinstance(self.sensors[one.source], REPLAYED) for one in process.channel.values()}
+            if len(replayed) > 1:
+                raise ValueError(
+                    f"process.{group}: a replayed log has times of its own and cannot be joined with others"
+                )
+        return self
 
 
 def load(path: Path, environment: Mapping[str, str] = os.environ) -> Settings:
@@ -455,7 +469,7 @@ def _explain(error: ValidationError, origin: str) -> list[str]:
     for item in error.errors(include_url=False):
         # The discriminator of a union stands in the location as a level of its own; it is no key of the file.
         location = [str(level) for level in item["loc"]]
-        if len(location) > 2 and location[0] == "camera":  # noqa: PLR2004
+        if len(location) > 2 and location[0] in ("camera", "sensors"):  # noqa: PLR2004
             location = location[:2] + location[3:]
         key = ".".join(location)
         found = item["input"]
@@ -478,13 +492,20 @@ def _allowed(item: Any) -> str:
             return "unknown key; `station schema settings` lists the keys"
         case "missing":
             return "is missing"
+        case "too_short" if item["loc"][0] == "process":
+            return "at least one table [process.<group>.channel.<name>] is needed"
         case "union_tag_not_found":
-            return "kind is missing; allowed: v4l2, stream, video, folder, simulated"
+            return f"kind is missing; allowed: {', '.join(_kinds(str(item['loc'][0])))}"
         case "union_tag_invalid":
             return f"kind = {item['ctx']['tag']!r} is not known; allowed: {item['ctx']['expected_tags']}"
         case _:
             text = str(item["msg"])
             return text.removeprefix("Value error, ")
+
+
+def _kinds(table: str) -> list[str]:
+    union = SensorSettings if table == "sensors" else CameraSettings
+    return [get_args(kind.model_fields["kind"].annotation)[0] for kind in get_args(get_args(union)[0])]
 
 
 S = TypeVar("S", bound=Section)
@@ -495,6 +516,8 @@ _PATH_KEYS = {
     "model": ("bundle",),
     "tls": ("ca_file", "certificate_file", "key_file"),
     "camera": ("bundle", "path", "list_file"),
+    "sensors": ("path",),
+    "process": ("bundle",),
 }
 
 
@@ -514,5 +537,7 @@ def _absolute(settings: Settings, folder: Path) -> Settings:
             "broker": broker,
             "model": fix(settings.model, _PATH_KEYS["model"]),
             "camera": {name: fix(camera, _PATH_KEYS["camera"]) for name, camera in settings.camera.items()},
+            "sensors": {name: fix(source, _PATH_KEYS["sensors"]) for name, source in settings.sensors.items()},
+            "process": {name: fix(group, _PATH_KEYS["process"]) for name, group in settings.process.items()},
         }
     )

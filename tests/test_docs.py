@@ -9,17 +9,21 @@ from pydantic import BaseModel
 
 from station import wire
 from station.messages import Reason, SkipReason
-from station.settings import BaseCamera, CameraSettings, Section, Settings
+from station.process_settings import AlarmSettings, ChannelSettings, ProcessSettings
+from station.section import Section
+from station.sensor_settings import BaseSensors, SensorSettings
+from station.settings import BaseCamera, CameraSettings, Settings
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 KINDS: tuple[type[BaseCamera], ...] = get_args(get_args(CameraSettings)[0])
+SOURCES: tuple[type[BaseSensors], ...] = get_args(get_args(SensorSettings)[0])
 
 
 def keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
     """Every key of a table, with its path."""
     for name, field in section.model_fields.items():
         inner = [one for one in (field.annotation, *get_args(field.annotation)) if _is_section(one)]
-        if name == "camera":
+        if name in ("camera", "sensors", "process", "channel", "alarm"):
             continue
         if inner:
             yield from keys(inner[0], f"{prefix}{name}.")
@@ -43,6 +47,21 @@ def test_the_readme_explains_each_key_of_a_camera(kind: type[BaseCamera]) -> Non
             assert f"| `{name}` |" in README, name
         elif name != "kind":
             assert f"`{name}`" in README, name
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_the_readme_explains_each_key_of_a_source(kind: type[BaseSensors]) -> None:
+    for name in keys(kind):
+        if name in keys(BaseSensors):
+            assert f"| `{name}` |" in README, name
+        elif name != "kind":
+            assert f"`{name.removeprefix('points.')}`" in README, name
+
+
+@pytest.mark.parametrize("table", [ProcessSettings, ChannelSettings, AlarmSettings])
+def test_the_readme_explains_each_key_of_a_process_group(table: type[Section]) -> None:
+    for name in keys(table):
+        assert f"| `{name}` |" in README, name
 
 
 @pytest.mark.parametrize("reason", Reason)

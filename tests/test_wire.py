@@ -75,6 +75,7 @@ def test_a_verdict_on_the_wire_looks_like_this() -> None:
         "late": False,
         "durable": True,
         "evidence": None,
+        "process": {},
     }
 
 

@@ -1,0 +1,22 @@
+"""What every table of the configuration file is made of."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+def _to_path(value: object) -> object:
+    return Path(value) if isinstance(value, str) and value else value
+
+
+FilePath = Annotated[Path, BeforeValidator(_to_path)]
+"""A path, written as a string."""
+
+
+class Section(BaseModel):
+    """Base of every table of the file: frozen, no unknown keys, and nothing is converted: `port = true` is not 1."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
