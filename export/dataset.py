@@ -1,111 +1,97 @@
 """Labelled pictures on disk, read into one internal form.
 
 Every layout ends as `Sample` records in a `Dataset`; training, quantization and evaluation know nothing else. A reader
-for another layout is a function from a folder to a `Dataset`, added to `read_dataset`.
+for another layout is a module in `export.layouts`, added to `_list_samples`. Pictures that cannot be used are listed in
+`Dataset.problems` and never dropped in silence.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
-import cv2
 import numpy as np
-import numpy.typing as npt
 
-from station.errors import StationError
-from station.messages import Pixels
+from export.layouts import deeppcb, folders
+from export.layouts.deeppcb import BOARD_LABELS
+from export.layouts.folders import find_good_label
+from export.pictures import read_mask, read_pixels, read_sample
+from export.samples import (
+    SPLITS,
+    Dataset,
+    DatasetError,
+    Facts,
+    Listing,
+    Problem,
+    Sample,
+    Split,
+)
+from export.scan import scan
+from export.splits import (
+    GROUPS_FILE,
+    SPLIT_FILE,
+    TEST_SHARE,
+    VALIDATION_SHARE,
+    draw_splits,
+    leaks,
+    parse_splits,
+    read_table,
+)
 
-BOARD_LABELS = ("open", "short", "mousebite", "spur", "copper", "pin-hole")
-"""DeepPCB's types 1 to 6, in order."""
+__all__ = [
+    "BOARD_LABELS",
+    "SPLITS",
+    "Dataset",
+    "DatasetError",
+    "Facts",
+    "Problem",
+    "Sample",
+    "Split",
+    "fingerprint",
+    "read_dataset",
+    "read_mask",
+    "read_pixels",
+    "read_sample",
+]
 
-HOLDOUT_SHARE = 0.1
-"""Part of trainval that training never sees: thresholds are chosen there."""
-
-WHOLE_GROUPS_FROM = 20
-"""With so many groups, whole ones are held out."""
-
-_LIST_COLUMNS = 2
-_BOX_COLUMNS = 5
-
-Split = Literal["train", "validation", "test"]
-SPLITS: tuple[Split, ...] = ("train", "validation", "test")
-
-
-class DatasetError(StationError):
-    """A data set cannot be used: the text names the file, the line and what is expected there."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Sample:
-    """One labelled picture.
-
-    Attributes:
-        name: path of the picture relative to the data set, as it stands in provenance records.
-        picture: the picture's file.
-        boxes_px: float32 `[n, 4]`: left, top, right, bottom.
-        classes: int64 `[n]`, index into the data set's labels.
-        group: pictures of one group show the same part or board.
-        reference: the same scene without defects, pixel for pixel aligned, if there is one.
-    """
-
-    name: str
-    picture: Path
-    boxes_px: npt.NDArray[np.float32]
-    classes: npt.NDArray[np.int64]
-    group: str
-    reference: Path | None = None
+_BY_SEVERITY = ("error", "warning", "note")
 
 
-@dataclass(frozen=True, slots=True)
-class Dataset:
-    """Samples by split.
+def read_dataset(root: Path, *, good_label: str | None = None, seed: int = 0) -> Dataset:
+    """Recognize the layout of a folder, read its labels, look at every picture, and split.
 
-    Attributes:
+    Args:
         root: the folder.
-        layout: name of the layout that was recognized.
-        labels: class names.
-        splits: every split, possibly empty.
-    """
-
-    root: Path
-    layout: str
-    labels: tuple[str, ...]
-    splits: Mapping[Split, Sequence[Sample]]
-
-
-def read_dataset(root: Path) -> Dataset:
-    """Recognize the layout of a folder and read its labels (not its pictures).
+        good_label: name of the class without defects; None finds it by its name (`is_good_name`).
+        seed: of the split, where the folder gives none.
 
     Raises:
-        DatasetError: the folder or a file is missing, the layout is unknown, or a line cannot be read.
+        DatasetError: the folder or a file is missing, the layout is unknown, a line cannot be read, or nothing is
+            left to train on.
     """
     if not root.is_dir():
         raise DatasetError(f"{root}: is not a folder")
-    for folder in (root, root / "PCBData"):
-        if (folder / "trainval.txt").is_file():
-            return _read_deeppcb(folder)
-    raise DatasetError(
-        f"{root}: holds no known layout; expected trainval.txt and test.txt (DeepPCB) there or in its folder PCBData"
+    listing = _list_samples(root)
+    seen = scan(listing.samples, listing.root)
+    samples = list(seen.samples)
+    if not samples:
+        raise DatasetError(f"{root}: holds no picture that can be used{_first_of(seen.problems)}")
+    problems = [*listing.problems, *seen.problems]
+    samples, grouped_by = _grouped(listing, samples)
+    splits, folds, split_by = _split(listing, samples, seed)
+    problems += leaks(samples, splits)
+    return Dataset(
+        root=listing.root,
+        layout=listing.layout,
+        labels=listing.labels,
+        splits={split: [item for item in samples if splits[item.name] == split] for split in SPLITS},
+        good_label=_good_label(listing, good_label),
+        problems=tuple(sorted(problems, key=lambda problem: _BY_SEVERITY.index(problem.severity))),
+        facts=seen.facts,
+        folds=folds,
+        split_by=split_by,
+        grouped_by=grouped_by,
     )
-
-
-def read_pixels(path: Path, channels: int = 1) -> Pixels:
-    """Read a picture as `[height, width]` (one channel) or `[height, width, 3]`.
-
-    Raises:
-        DatasetError: the file is missing or no picture.
-    """
-    try:
-        encoded = np.frombuffer(path.read_bytes(), np.uint8)
-    except OSError as exc:
-        raise DatasetError(f"{path}: cannot be read: {exc.strerror}") from exc
-    flag = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR
-    decoded = cv2.imdecode(encoded, flag) if encoded.size else None
-    if decoded is None:
-        raise DatasetError(f"{path}: is not a whole picture")
-    return np.ascontiguousarray(decoded, dtype=np.uint8)
 
 
 def fingerprint(samples: Sequence[Sample]) -> str:
@@ -116,99 +102,69 @@ def fingerprint(samples: Sequence[Sample]) -> str:
         digest.update(hashlib.sha256(sample.picture.read_bytes()).digest())
         digest.update(np.ascontiguousarray(sample.boxes_px, "<f4").tobytes())
         digest.update(np.ascontiguousarray(sample.classes, "<i8").tobytes())
+        if sample.label is not None:
+            digest.update(b"label %d" % sample.label)
+        if sample.mask is not None:
+            digest.update(b"mask" + hashlib.sha256(sample.mask.read_bytes()).digest())
         digests.append(digest.digest())
     return hashlib.sha256(b"".join(sorted(digests))).hexdigest()
 
 
-def _read_deeppcb(folder: Path) -> Dataset:
-    train, validation = _hold_out(_read_list(folder, folder / "trainval.txt"))
-    test_list = folder / "test.txt"
-    test = _read_list(folder, test_list) if test_list.is_file() else []
-    return Dataset(folder, "deeppcb", BOARD_LABELS, {"train": train, "validation": validation, "test": test})
+def _list_samples(root: Path) -> Listing:
+    if (boards := deeppcb.find(root)) is not None:
+        return deeppcb.read(boards)
+    if folders.recognize(root):
+        return folders.read(root)
+    raise DatasetError(
+        f"{root}: holds no known layout; expected a folder of pictures for each class, or trainval.txt and test.txt "
+        "(DeepPCB) there or in its folder PCBData"
+    )
 
 
-def _hold_out(samples: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
-    """Split off `HOLDOUT_SHARE` so that the same board is on one side only, as far as the groups tell."""
-    by_group: dict[str, list[Sample]] = {}
-    for sample in samples:
-        by_group.setdefault(sample.group, []).append(sample)
-    train: list[Sample] = []
-    held_out: list[Sample] = []
-    whole_groups = len(by_group) >= WHOLE_GROUPS_FROM
-    every = round(1 / HOLDOUT_SHARE)
-    for number, members in enumerate(by_group.values(), start=1):
-        if whole_groups:
-            (train if number % every else held_out).extend(members)
-            continue
-        # Few groups: each must be trained on. Neighbours in the list were cut from the same panel, so a block at the
-        # end is held out and not single pictures.
-        kept = len(members) - round(len(members) * HOLDOUT_SHARE)
-        train += members[:kept]
-        held_out += members[kept:]
-    return train, held_out
+def _good_label(listing: Listing, given: str | None) -> str | None:
+    if given is None:
+        return find_good_label(listing.labels)
+    if given not in listing.labels:
+        raise DatasetError(f"{listing.root}: has no class {given!r}; its classes are {', '.join(listing.labels)}")
+    return given
 
 
-def _read_list(folder: Path, listing: Path) -> list[Sample]:
-    samples = []
-    for number, line in enumerate(_lines(listing), start=1):
-        if not line.strip():
-            continue
-        names = line.split()
-        if len(names) != _LIST_COLUMNS:
-            raise DatasetError(f"{listing}:{number}: expected a picture and a label file, found {line.strip()!r}")
-        picture, reference = _find_picture(folder, names[0], f"{listing}:{number}")
-        boxes_px, classes = _read_boxes(folder / names[1])
-        samples.append(
-            Sample(
-                name=picture.relative_to(folder).as_posix(),
-                picture=picture,
-                boxes_px=boxes_px,
-                classes=classes,
-                group=Path(names[0]).parts[0],
-                reference=reference,
-            )
-        )
-    if not samples:
-        raise DatasetError(f"{listing}: names no pictures")
-    return samples
+def _grouped(listing: Listing, samples: Sequence[Sample]) -> tuple[list[Sample], str]:
+    table = listing.root / GROUPS_FILE
+    if table.is_file():
+        groups = read_table(table, "group", samples, listing.root)
+        return [replace(sample, group=groups[sample.name]) for sample in samples], GROUPS_FILE
+    if listing.grouped:
+        return list(samples), "the layout's own groups"
+    return list(samples), "each picture by itself"
 
 
-def _find_picture(folder: Path, name: str, where: str) -> tuple[Path, Path | None]:
-    """The lists name `A/B/ID.jpg`; on disk stand `ID_test` and `ID_temp`, or a picture of exactly that name."""
-    listed = folder / name
-    for suffix in (".png", listed.suffix):
-        tested = listed.with_name(f"{listed.stem}_test{suffix}")
-        if tested.is_file():
-            template = listed.with_name(f"{listed.stem}_temp{suffix}")
-            return tested, template if template.is_file() else None
-    if listed.is_file():
-        return listed, None
-    raise DatasetError(f"{where}: picture {name} is missing (looked for {listed.stem}_test.png beside it as well)")
+def _split(listing: Listing, samples: Sequence[Sample], seed: int) -> tuple[dict[str, Split], dict[str, int], str]:
+    table = listing.root / SPLIT_FILE
+    folds: dict[str, int] = {}
+    if table.is_file():
+        given, folds = parse_splits(table, read_table(table, "split", samples, listing.root))
+        split_by = f"{SPLIT_FILE}, fold numbers" if folds else SPLIT_FILE
+    elif listing.splits:
+        given = {sample.name: listing.splits[sample.name] for sample in samples}
+        split_by = "the folder's own lists" if listing.grouped else "the folder's own train, validation and test"
+    else:
+        shares: dict[Split, float] = {
+            "train": 1 - VALIDATION_SHARE - TEST_SHARE,
+            "validation": VALIDATION_SHARE,
+            "test": TEST_SHARE,
+        }
+        return draw_splits(samples, seed, shares), {}, f"drawn: by class and whole groups, seed {seed}"
+    trained_on = [sample for sample in samples if given[sample.name] == "train"]
+    if not trained_on:
+        raise DatasetError(f"{listing.root}: its split leaves nothing to train on")
+    if "validation" not in given.values():
+        # A threshold must be chosen on pictures that training never saw.
+        shares = {"train": 1 - VALIDATION_SHARE, "validation": VALIDATION_SHARE}
+        given = given | draw_splits(trained_on, seed, shares)
+        split_by += f"; validation drawn from train, seed {seed}"
+    return given, folds, split_by
 
 
-def _read_boxes(path: Path) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    rows: list[list[int]] = []
-    for number, line in enumerate(_lines(path), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = [int(value) for value in line.replace(",", " ").split()]
-        except ValueError:
-            row = []
-        if len(row) != _BOX_COLUMNS or row[2] <= row[0] or row[3] <= row[1] or not 1 <= row[4] <= len(BOARD_LABELS):
-            raise DatasetError(
-                f"{path}:{number}: expected x1 y1 x2 y2 type, x1 < x2, y1 < y2, type 1 to {len(BOARD_LABELS)}, "
-                f"found {line.strip()!r}"
-            )
-        rows.append(row)
-    table = np.array(rows, np.int64).reshape(-1, 5)
-    return table[:, :4].astype(np.float32), table[:, 4] - 1
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except OSError as exc:
-        raise DatasetError(f"{path}: cannot be read: {exc.strerror}") from exc
-    except UnicodeDecodeError as exc:
-        raise DatasetError(f"{path}: is not UTF-8 text: byte {exc.start}") from exc
+def _first_of(problems: Sequence[Problem]) -> str:
+    return f"; the first problem: {problems[0]}" if problems else ""

@@ -1,0 +1,1 @@
+"""Readers of labelled folders, one layout each: `recognize(root) -> bool` and `read(root) -> Listing`."""
