@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 
+from export.thresholds import Costs, Counts, cheapest, count_parts, logit, options_on_grid
 from station.adapters.litert_model import LitertModel
 from station.boards import Web
 from station.judge import above_threshold
@@ -23,6 +24,9 @@ from station.quality import QualityGate
 SLICE_LINES = 160
 GOLDEN_EDGE_PX = 160
 GOLDEN_CANDIDATES = 400
+GRID_STEP = 0.05
+GRID_END = 4.0
+"""In logits: what a frame's defects are depends on the threshold at its seams, so it is simulated for each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,32 +46,6 @@ class SeenFrame:
     scores: Scores
     unjudgeable: bool
     defective: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """Whole frames at one threshold; a frame that cannot be judged is caught, or rejected."""
-
-    caught: int
-    missed: int
-    passed: int
-    rejected: int
-
-    @property
-    def recall(self) -> float:
-        """Share of the defective frames that were caught; 1 without any."""
-        return self.caught / max(self.caught + self.missed, 1) if self.caught + self.missed else 1.0
-
-    @property
-    def false_reject_rate(self) -> float:
-        """Share of the good frames that were rejected; 0 without any."""
-        return self.rejected / max(self.passed + self.rejected, 1)
-
-    def __str__(self) -> str:
-        return (
-            f"{self.rejected} of {self.passed + self.rejected} good frames rejected, "
-            f"{self.missed} of {self.caught + self.missed} defective frames missed"
-        )
 
 
 def watch_line(
@@ -118,39 +96,27 @@ def rejected_frames(seen: Sequence[SeenFrame], thresholds: Thresholds) -> list[b
 
 
 def count(seen: Sequence[SeenFrame], thresholds: Thresholds) -> Counts:
-    """Whole frames at these thresholds."""
-    rejected = np.array(rejected_frames(seen, thresholds), np.bool_)
-    defective = np.array([frame.defective for frame in seen], np.bool_)
-    return Counts(
-        caught=int((rejected & defective).sum()),
-        missed=int((~rejected & defective).sum()),
-        passed=int((~rejected & ~defective).sum()),
-        rejected=int((rejected & ~defective).sum()),
+    """Whole frames at these thresholds; one that cannot be judged is caught, or rejected."""
+    return count_parts(
+        np.array([frame.defective for frame in seen], np.bool_),
+        np.array(rejected_frames(seen, thresholds), np.bool_),
     )
 
 
 def choose_frame_threshold(seen: Sequence[SeenFrame], floor: float) -> Thresholds:
-    """The threshold with the least sum of miss rate and false-reject rate; of several, the middle in logits.
+    """The threshold with the least sum of miss rate and false-reject rate, where it has most room in logits.
 
     Args:
         seen: frames that training never saw.
         floor: the bundle's score floor; below it there is nothing to compare.
     """
-    lowest = np.log(floor / (1 - floor))
-    grid = np.arange(lowest + 0.05, 4.0, 0.05)
-    costs = []
-    for logit in grid:
-        counts = count(seen, Thresholds(default=_probability(float(logit))))
-        costs.append((1 - counts.recall) + counts.false_reject_rate)
-    best = np.flatnonzero(np.array(costs) <= min(costs) + 1e-12)
-    # The longest run of equally good thresholds is the safest place.
-    runs = np.split(best, np.flatnonzero(np.diff(best) > 1) + 1)
-    longest = max(runs, key=len)
-    middle = Thresholds(default=round(_probability(float(grid[longest[len(longest) // 2]])), 4))
-    counts = count(seen, middle)
+    grid = np.arange(logit(floor) + GRID_STEP, GRID_END, GRID_STEP)
+    candidates = options_on_grid(grid.tolist(), lambda threshold: count(seen, Thresholds(default=threshold)))
+    chosen = cheapest(candidates, Costs())
     seeds = sorted({frame.seed for frame in seen})
-    return middle.model_copy(
-        update={"chosen_on": f"{len(seen)} frames of the simulated line, seeds {seeds[0]} to {seeds[-1]}: {counts}"}
+    return Thresholds(
+        default=chosen.threshold,
+        chosen_on=f"{len(seen)} frames of the simulated line, seeds {seeds[0]} to {seeds[-1]}: {chosen.counts}",
     )
 
 
@@ -182,7 +148,3 @@ def _without_pixels(capture: Capture) -> Capture:
         first_line=capture.first_line,
         owned_rows=capture.owned_rows,
     )
-
-
-def _probability(logit: float) -> float:
-    return float(1 / (1 + np.exp(-logit)))

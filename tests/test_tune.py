@@ -33,10 +33,10 @@ def test_frames_are_counted_by_what_they_own() -> None:
         frame(4, [0.9, 0.8], defective=False),
     ]
     counts = count(seen, Thresholds(default=0.5))
-    assert (counts.caught, counts.missed, counts.passed, counts.rejected) == (1, 1, 1, 2)
+    assert (counts.bad, counts.missed, counts.good, counts.rejected) == (2, 1, 3, 2)
     assert counts.recall == 0.5
     assert counts.false_reject_rate == pytest.approx(2 / 3)
-    assert str(counts) == "2 of 3 good frames rejected, 1 of 2 defective frames missed"
+    assert str(counts) == "2 of 3 good rejected, 1 of 2 bad missed"
 
 
 def test_the_threshold_stands_between_good_and_bad() -> None:
@@ -45,7 +45,7 @@ def test_the_threshold_stands_between_good_and_bad() -> None:
     chosen = choose_frame_threshold(seen, 0.05)
     assert 0.4 < chosen.default < 0.75
     assert chosen.chosen_on == (
-        "20 frames of the simulated line, seeds 7 to 7: 0 of 10 good frames rejected, 0 of 10 defective frames missed"
+        "20 frames of the simulated line, seeds 7 to 7: 0 of 10 good rejected, 0 of 10 bad missed"
     )
 
 

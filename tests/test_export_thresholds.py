@@ -1,0 +1,151 @@
+"""Thresholds in counts: what each place for a threshold does, which one a rule takes, and what a set cannot support."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from export.dataset import DatasetError
+from export.metrics import upper_bound
+from export.thresholds import (
+    Costs,
+    Counts,
+    MaxFalseReject,
+    MaxMiss,
+    Rule,
+    choose,
+    count_parts,
+    good_needed,
+    options,
+    overlap_warning,
+    percent,
+)
+
+PARTS = st.lists(st.tuples(st.booleans(), st.integers(1, 9)), min_size=1, max_size=30)
+RULES: st.SearchStrategy[Rule] = st.one_of(
+    st.builds(MaxFalseReject, st.sampled_from([0.0, 0.1, 0.5])),
+    st.builds(MaxMiss, st.sampled_from([0.0, 0.1, 0.5])),
+    st.builds(Costs, st.sampled_from([1.0, 3.0]), st.sampled_from([1.0, 20.0]), st.sampled_from([0.5, 0.01])),
+)
+
+
+def arrays(parts: list[tuple[bool, int]]) -> tuple[np.ndarray, np.ndarray]:
+    return np.array([score / 10 for _, score in parts], np.float64), np.array([bad for bad, _ in parts], np.bool_)
+
+
+@settings(deadline=None, max_examples=60)
+@given(PARTS)
+def test_each_option_gives_the_counts_it_promises(parts: list[tuple[bool, int]]) -> None:
+    scores, defective = arrays(parts)
+    found = options(scores, defective)
+    assert len(found) == len(set(scores)) + 1
+    for option in found:
+        assert option.low < option.threshold < option.high
+        assert count_parts(defective, scores >= option.threshold) == option.counts
+    assert found[0].counts.missed == 0
+    assert found[-1].counts.rejected == 0
+
+
+@settings(deadline=None, max_examples=60)
+@given(PARTS, RULES)
+def test_no_threshold_is_cheaper_than_the_chosen_one(parts: list[tuple[bool, int]], rule: Rule) -> None:
+    scores, defective = arrays(parts)
+    if defective.all() or not defective.any():
+        return
+    choice = choose(scores, defective, rule)
+    assert count_parts(defective, scores >= choice.threshold) == choice.counts
+    for threshold in np.arange(0.05, 1.05, 0.1):
+        assert rule.cost(choice.counts) <= rule.cost(count_parts(defective, scores >= threshold))
+    if isinstance(rule, MaxFalseReject):
+        assert choice.counts.false_reject_rate <= rule.rate
+    if isinstance(rule, MaxMiss):
+        assert choice.counts.miss_rate <= rule.rate
+
+
+def test_a_choice_is_told_in_counts() -> None:
+    rng = np.random.default_rng(4)
+    good = np.sort(rng.uniform(0.01, 0.3, 200))
+    good[-3:] = 0.6
+    scores = np.concatenate([good, np.full(40, 0.8)])
+    defective = np.arange(240) >= 200
+    choice = choose(scores, defective, MaxMiss(0.0))
+    assert choice.counts == Counts(0, 200, 0, 40)
+    assert 0.6 < choice.threshold < 0.8
+    assert choice.text == (
+        "at 0.71: 0 of 200 good rejected (95 % interval 0 % to 1.8 %), 0 of 40 bad missed "
+        "(95 % interval 0 % to 8.8 %); chosen for at most 0 % of the bad ones missed"
+    )
+    assert choice.warnings[0].startswith("0 of 40 bad ones missed does not show that at most 0 % are")
+
+
+def test_a_tight_limit_gives_way_to_misses() -> None:
+    scores = np.array([0.1] * 95 + [0.7] * 5 + [0.5] * 10 + [0.9] * 30)
+    defective = np.arange(140) >= 100
+    strict = choose(scores, defective, MaxFalseReject(0.02))
+    assert strict.counts == Counts(0, 100, 10, 40)
+    loose = choose(scores, defective, MaxFalseReject(0.05))
+    assert loose.counts == Counts(5, 100, 0, 40)
+    assert choose(scores, defective, Costs(1, 100)).counts == loose.counts
+    assert choose(scores, defective, Costs(100, 1)).counts == strict.counts
+    assert choose(scores, defective, Costs(1, 100, bad_share=0.0001)).counts == strict.counts
+
+
+def test_the_floor_bounds_the_choice() -> None:
+    scores, defective = np.array([0.01, 0.02, 0.9]), np.array([True, False, True])
+    choice = choose(scores, defective, MaxMiss(0.0), floor=0.05)
+    assert choice.threshold > 0.05
+    assert any(text.startswith("no threshold keeps the limit: 1 of 2 bad ones are missed") for text in choice.warnings)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 400), st.sampled_from([0.01, 0.05, 0.2]))
+def test_good_parts_alone_give_a_limit_with_a_bound_that_holds(count: int, rate: float) -> None:
+    scores = (np.arange(count) + 1) / (count + 2)
+    choice = choose(scores, np.zeros(count, np.bool_), MaxFalseReject(rate))
+    assert choice.counts.rejected == (scores >= choice.threshold).sum()
+    bound = upper_bound(choice.counts.rejected, count)
+    if count >= good_needed(rate):
+        assert bound <= rate
+        assert not choice.warnings
+        # One more part rejected, and the bound would not hold.
+        assert upper_bound(choice.counts.rejected + 1, count) > rate
+    else:
+        assert choice.counts.rejected == 0
+        assert f"{good_needed(rate)} good pictures are needed" in choice.warnings[0]
+
+
+def test_the_bound_of_good_parts_alone_in_words() -> None:
+    choice = choose(np.linspace(0.1, 0.4, 50), np.zeros(50, np.bool_), MaxFalseReject(0.01))
+    assert 0.4 < choice.threshold < 0.6
+    assert "0 of 50 good rejected; with 95 % confidence fewer than 5.8 % of good parts are rejected" in choice.text
+    (warning,) = choice.warnings
+    assert warning == (
+        "50 good pictures cannot show that at most 1.0 % of good parts are rejected: the limit stands above all of "
+        "them, which only shows fewer than 5.8 %; 299 good pictures are needed"
+    )
+
+
+@pytest.mark.parametrize(
+    ("defective", "rule", "text"),
+    [
+        ([False, False], MaxMiss(0.1), "there are no bad pictures"),
+        ([False, False], Costs(), "there are no bad pictures"),
+        ([True, True], Costs(), "needs good pictures"),
+    ],
+)
+def test_what_cannot_be_chosen_is_refused(defective: list[bool], rule: Rule, text: str) -> None:
+    with pytest.raises(DatasetError, match=text):
+        choose(np.array([0.2, 0.4]), np.array(defective), rule)
+
+
+def test_overlap_with_the_training_is_told() -> None:
+    assert list(overlap_warning(0, 9, known=True)) == []
+    assert "3 of 9 pictures were trained on" in next(iter(overlap_warning(3, 9, known=True)))
+    assert "does not say" in next(iter(overlap_warning(0, 9, known=False)))
+
+
+def test_shares_are_written_with_the_digits_that_matter() -> None:
+    shares = (0, 0.00012, 0.0031, 0.0125, 0.0881, 0.5, 1)
+    assert [percent(share) for share in shares] == [
+        "0 %", "0.012 %", "0.31 %", "1.2 %", "8.8 %", "50.0 %", "100 %",
+    ]  # fmt: skip
