@@ -7,6 +7,7 @@
     ├── DeviceError
     │   ├── CameraError           transient: the camera is closed and opened again with back-off
     │   └── EndOfStream           not a fault: the source has no more pictures
+    ├── LogError                  a sensor log cannot be read: file, line and column are named; fatal for that log
     ├── ProtocolError             a peer said something that is not the protocol, or refused us; transient
     │   └── LoginRefused          the broker refused the credentials
     ├── StorageError              the disk: full, read-only, failing; transient
@@ -39,6 +40,10 @@ class CameraError(DeviceError):
 
 class EndOfStream(DeviceError):
     """A video file or a folder read once has no more pictures."""
+
+
+class LogError(StationError):
+    """A sensor log is not a table of times and numbers: the text names the file, the line and the column."""
 
 
 class ProtocolError(StationError):

@@ -6,8 +6,9 @@ process group refers to a source and a point, and says what the raw number means
 
 from collections.abc import Mapping
 from typing import Annotated, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from station.section import FilePath, Section
 
@@ -24,6 +25,34 @@ class BaseSensors(Section):
     """A source that delivers nothing for this long is down; default: only the protocol's own signs count."""
 
 
+class LogForm(Section):
+    """How a sensor log in CSV is written; the defaults find most of it out by themselves."""
+
+    separator: Literal["auto", ";", ",", "\t", "|"] = "auto"
+    """Between the cells; auto: by the heading."""
+    decimal: Literal["auto", ".", ","] = "auto"
+    """Decimal sign; auto: by the first rows."""
+    time_column: str | None = Field(default=None, min_length=1)
+    """Heading of the column with the time; default: by its name (`timestamp`, `datetime`, `time`, `date` …) or by what
+    stands in it."""
+    time_format: str | None = Field(default=None, min_length=1)
+    """Form of the times as Python's strptime takes it, such as `%d.%m.%Y %H:%M:%S`; default: ISO 8601, or a count since
+    1970 in seconds, milli-, micro- or nanoseconds by its size."""
+    time_zone: str = "UTC"
+    """Zone of times that name none, such as Europe/Berlin."""
+    backwards: Literal["error", "keep"] = "error"
+    """What to do with a time before that of the row above: refuse the log, or keep its rows as they stand."""
+
+    @field_validator("time_zone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            raise ValueError("this computer knows no such time zone; write UTC, or a name as Europe/Berlin") from None
+        return value
+
+
 class CsvPoint(Section):
     """A column of the file."""
 
@@ -31,7 +60,7 @@ class CsvPoint(Section):
     """Heading of the column; default: the point's name."""
 
 
-class CsvSensors(BaseSensors):
+class CsvSensors(BaseSensors, LogForm):
     """Replay of a log. The times are the log's own, not ours."""
 
     kind: Literal["csv"]
@@ -40,10 +69,6 @@ class CsvSensors(BaseSensors):
     """The file."""
     speed: float = Field(default=1.0, ge=0)
     """1: in real time. 10: ten times as fast. 0: as fast as it can be taken."""
-    time_column: str | None = Field(default=None, min_length=1)
-    """Heading of the column with the time; default: `datetime`, `timestamp`, `time` or `date`, whichever is there."""
-    separator: Literal[",", ";", "\t"] | None = None
-    """Between two fields; default: whichever the heading has."""
     loop: bool = False
     """Begin again at the end, with the times going on."""
     points: Mapping[PointName, CsvPoint] = Field(default_factory=dict)
