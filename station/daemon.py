@@ -21,6 +21,7 @@ from uuid import UUID
 
 from station import __version__, wire
 from station.accounting import FrameAccount
+from station.commander import Commander
 from station.errors import ModelError
 from station.faults import FaultBoard
 from station.ids import uuid7
@@ -34,13 +35,15 @@ from station.messages import (
     Frame,
     Gap,
     Health,
+    Incoming,
     Outgoing,
     Status,
     StatusName,
     Verdict,
 )
+from station.operations import Operations
 from station.pipeline import Inspector, LoadedModel
-from station.ports import Clock, EvidenceStore, FrameSource, Publisher, ServiceManager
+from station.ports import Archive, Clock, EvidenceStore, FrameSource, Publisher, ServiceManager
 from station.progress import CameraProgress, Progress, RecorderProgress
 from station.recorder import Recorder
 from station.settings import CameraSettings, Settings
@@ -60,6 +63,19 @@ BROKER = "broker"
 """What a fault of the connection to the broker is called in `status`."""
 LATENCY_WINDOW = 6_000
 """Newest latencies behind the percentiles in `health`: a minute at a hundred frames a second."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommandPart:
+    """How commands reach the station.
+
+    Attributes:
+        requests: the mailbox that the connection to the broker puts them into.
+        archive: what the journal keeps.
+    """
+
+    requests: Mailbox[Incoming]
+    archive: Archive
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +135,7 @@ class Station:
         epoch: number of this run; larger than any before.
         clock: time.
         boot_id: identifies this run in `status`.
+        commands: how commands come; None: there are none.
     """
 
     def __init__(
@@ -134,6 +151,7 @@ class Station:
         epoch: int,
         clock: Clock,
         boot_id: UUID,
+        commands: CommandPart | None = None,
     ) -> None:
         self._settings = settings
         self._name = settings.station.name
@@ -157,6 +175,7 @@ class Station:
             for name, part in cameras.items()
         }
         self._dead: list[str] = []
+        self._commands = commands
 
     def stop(self) -> None:
         """Ask for an orderly stop; safe in a signal handler."""
@@ -180,6 +199,9 @@ class Station:
             for line in self._lines.values():
                 thread = self._thread(f"camera-{line.name}", lambda line=line: self._watch(line))  # type: ignore[misc]
                 stack.callback(thread.join)
+            if (commands := self._commands) is not None:
+                obeying = self._thread("commands", lambda: self._obey(commands))
+                stack.callback(obeying.join)
             stack.callback(self._stopping.set)
             self._manager.ready()
             self._supervise()
@@ -325,6 +347,25 @@ class Station:
                 why="camera_stalled",
             )
             self._outbox.put(wire.outgoing_gap(gap))
+
+    # The commands' thread
+
+    def _obey(self, commands: CommandPart) -> None:
+        operations = Operations(self._settings.commands, commands.archive, self._recorder)
+        commander = Commander(
+            station=self._name,
+            allow=frozenset(self._settings.commands.allow),
+            handlers=operations.handlers(),
+            clock=self._clock,
+            record=self._outbox.put,
+            copy=self._publisher.copy,
+        )
+        while not self._stopping.is_set():
+            incoming = commands.requests.take(READ_TIMEOUT_S)
+            if incoming is not None:
+                commander.handle(incoming)
+            commander.look()
+        commander.give_up()
 
     # The recorder's thread
 

@@ -15,7 +15,7 @@ from uuid import UUID
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 SCHEMA_VERSION = 1
 
@@ -52,10 +52,12 @@ class Reason(StrEnum):
 
 
 class SkipReason(StrEnum):
-    """Why a captured frame got no verdict. Only a camera with the policy `latest` or a rate limit skips frames."""
+    """Why a captured frame got no verdict. Only a camera with the policy `latest`, a rate limit or a pause skips
+    frames."""
 
     SUPERSEDED = "superseded"
     RATE_LIMIT = "rate_limit"
+    PAUSED = "paused"
 
 
 class CameraStateName(StrEnum):
@@ -64,6 +66,7 @@ class CameraStateName(StrEnum):
     STARTING = "starting"
     RUNNING = "running"
     STALLED = "stalled"
+    PAUSED = "paused"
     FINISHED = "finished"
     STOPPED = "stopped"
 
@@ -85,6 +88,19 @@ class ProcessStateName(StrEnum):
     ALARM = "alarm"
     SENSOR_FAULT = "sensor_fault"
     MODEL_FAULT = "model_fault"
+
+
+class Verb(StrEnum):
+    """What the station can be asked to do over MQTT."""
+
+    REPLAY = "replay"
+    PAUSE = "pause"
+    RESUME = "resume"
+    SNAPSHOT = "snapshot"
+    SET_THRESHOLD = "set-threshold"
+    RELOAD_BUNDLE = "reload-bundle"
+    ACKNOWLEDGE = "acknowledge"
+    SHELVE = "shelve"
 
 
 class EvidenceClass(StrEnum):
@@ -290,6 +306,18 @@ class ProcessState(Message):
     complete: bool = False
 
 
+class Override(Message):
+    """Something that a command changed, for as long as it holds.
+
+    Attributes:
+        what: the threshold, or the bundle.
+        command: id of the response that the command got, which is also its id in the journal.
+    """
+
+    what: Literal["threshold", "bundle"]
+    command: UUID
+
+
 class Verdict(Message):
     """What the station says of one frame; exactly one for each frame that is not skipped.
 
@@ -308,6 +336,7 @@ class Verdict(Message):
         durable: the verdict was on disk before it was published.
         evidence: path of the stored picture, relative to the station's data folder; None: none was taken.
         process: group → where it stood when the frame was captured.
+        override: what was changed by command and holds for this verdict.
     """
 
     schema_version: Literal[1] = 1
@@ -333,6 +362,7 @@ class Verdict(Message):
     durable: bool = True
     evidence: str | None = None
     process: Mapping[Name, ProcessState] = Field(default_factory=dict)
+    override: tuple[Override, ...] = ()
 
 
 class CameraState(Message):
@@ -420,6 +450,7 @@ class JournalHealth(Message):
         outbox: rows that no broker has acknowledged yet.
         size_bytes: the journal's files.
         durable: False while the disk refuses writes.
+        replays: stretches of verdicts that were asked for and are not all sent again yet.
     """
 
     head: str
@@ -427,6 +458,7 @@ class JournalHealth(Message):
     outbox: int
     size_bytes: int
     durable: bool
+    replays: int = 0
 
 
 class EvidenceRecord(Message):
@@ -508,7 +540,7 @@ class Gap(Message):
         count: how many, None when nobody can know.
         began, ended: the time it concerns.
         epoch, first_sequence, last_sequence: the verdicts concerned, where they had numbers.
-        why: `station_down`, `camera_stalled`, `journal_corrupt`, `journal_full`, `disk_full`, …
+        why: `station_down`, `camera_stalled`, `paused`, `journal_corrupt`, `journal_full`, `disk_full`, …
     """
 
     schema_version: Literal[1] = 1
@@ -525,13 +557,130 @@ class Gap(Message):
     why: str
 
 
+class ReplayResult(Message):
+    """What a `replay` puts on its way.
+
+    Attributes:
+        rows: verdicts that are sent again.
+        stretches: which ones.
+    """
+
+    class Stretch(Message):
+        """Verdicts of one camera and epoch; `rows` of them are kept."""
+
+        camera: Name
+        epoch: int
+        first_sequence: int
+        last_sequence: int
+        rows: int
+
+    rows: int
+    stretches: tuple[Stretch, ...]
+
+
+class PauseResult(Message):
+    """A camera is paused, until a `resume` or this time."""
+
+    until: datetime
+
+
+class ResumeResult(Message):
+    """A camera goes on; this many frames went by while it was paused, of those that the camera delivered."""
+
+    frames: int
+
+
+class SnapshotResult(Message):
+    """The verdict whose picture was taken, and the picture's path relative to the data folder."""
+
+    verdict: UUID
+    evidence: str
+
+
+class ThresholdResult(Message):
+    """The threshold that a camera judges with from its next frame on; None: those of its bundle or configuration."""
+
+    threshold: float | None
+
+
+class BundleResult(Message):
+    """The models that the cameras judge with from their next frame on."""
+
+    models: Mapping[str, ModelRef]
+
+
+Result = ReplayResult | PauseResult | ResumeResult | SnapshotResult | ThresholdResult | BundleResult
+
+
+class Response(Message):
+    """The answer to a command, on `response/<verb>`; the journal keeps it as the record of the command.
+
+    Attributes:
+        id: UUIDv7; what an `override` names.
+        verb: as it stood in the request's topic.
+        transaction: the request's own, to know the answer by; None where none could be read.
+        accepted: whether it was carried out.
+        reason: why not; None when it was.
+        request: the command as it was understood; None when it was not.
+        result: what came of it; None when it was refused.
+    """
+
+    schema_version: Literal[1] = 1
+    id: UUID
+    station: Name
+    verb: str
+    transaction: str | None
+    at: datetime
+    accepted: bool
+    reason: str | None = None
+    request: Mapping[str, JsonValue] | None = None
+    result: Result | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """A request as it came from the broker, not looked at yet.
+
+    Attributes:
+        topic: where it was published.
+        payload: its bytes.
+        retained: the broker keeps it, or kept it: nobody asks for it now.
+        answer_to: response topic that the sender asked for (MQTT 5, section 4.10), if any.
+        correlation: correlation data that the sender wants back.
+    """
+
+    topic: str
+    payload: bytes
+    retained: bool = False
+    answer_to: str | None = None
+    correlation: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which verdicts to look for: sequences of a camera's epoch, or a time.
+
+    Attributes:
+        camera: None: of all cameras.
+        epoch, first_sequence, last_sequence: both ends included; None: by time.
+        since_s, until_s: wall times of the commits, seconds since 1970, both ends included; None: by sequence.
+    """
+
+    camera: str | None
+    epoch: int | None = None
+    first_sequence: int | None = None
+    last_sequence: int | None = None
+    since_s: float | None = None
+    until_s: float | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Outgoing:
     """A message on its way through the journal to the broker.
 
     Attributes:
         id: unique; the consumer's key for dropping duplicates.
-        kind: `verdict` or `gap`.
+        kind: `verdict`, `gap`, or `command` for the response to one.
         topic: MQTT topic.
         payload: UTF-8 JSON.
         camera, epoch, sequence: place in the camera's order; None for messages that are not of a camera.
@@ -539,7 +688,7 @@ class Outgoing:
     """
 
     id: UUID
-    kind: Literal["verdict", "gap"]
+    kind: Literal["verdict", "gap", "command"]
     topic: str
     payload: bytes
     camera: str | None = None
@@ -561,6 +710,17 @@ class OutboxRow:
     row: int
     committed_at_s: float
     message: Outgoing
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """A piece of a replay was put back into the outbox, or had been sent never before.
+
+    Attributes:
+        first_row: the lowest row concerned; None when there was nothing left.
+    """
+
+    first_row: int | None
 
 
 @dataclass(frozen=True, slots=True)

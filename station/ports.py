@@ -16,7 +16,10 @@ from station.messages import (
     OutboxRow,
     Outgoing,
     Pixels,
+    Replayed,
+    ReplayResult,
     Scores,
+    Selection,
     Verdict,
 )
 from station.process_messages import AlarmLimits, Mask, Readings, SourceEvent, StepRisk, Values
@@ -179,6 +182,20 @@ class Journal(Resource, Protocol):
             StorageError: nothing was put back.
         """
 
+    def begin_replays(self, stretches: Sequence[ReplayResult.Stretch]) -> None:
+        """Note durably that these verdicts are to be sent again; `replay_next` does it, piece by piece.
+
+        Raises:
+            StorageError: nothing was noted.
+        """
+
+    def replay_next(self, limit: int) -> Replayed | None:
+        """Put up to `limit` of the verdicts that are to be sent again back into the outbox; None: there are none.
+
+        Raises:
+            StorageError: nothing was put back.
+        """
+
     def last_verdicts(self) -> Sequence[OutboxRow]:
         """The newest verdict of each camera."""
 
@@ -191,6 +208,17 @@ class Journal(Resource, Protocol):
 
     def health(self) -> JournalHealth:
         """Figures for the `health` topic."""
+
+
+class Archive(Protocol):
+    """What the journal keeps, for those who only look."""
+
+    def find(self, selection: Selection) -> Sequence[ReplayResult.Stretch]:
+        """The stretches of sequences that hold all that was asked for; any thread.
+
+        Raises:
+            StorageError: the disk cannot be read.
+        """
 
 
 class EvidenceStore(Resource, Protocol):
@@ -232,6 +260,9 @@ class Publisher(StateSink, Resource, Protocol):
 
     def link(self) -> Link:
         """Where the connection stands; `send` uses the connection that was reported last."""
+
+    def copy(self, topic: str, payload: bytes, correlation: bytes | None) -> None:
+        """Send a message once, without a promise, with the correlation data of the one that it answers."""
 
 
 class ServiceManager(Resource, Protocol):

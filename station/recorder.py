@@ -12,7 +12,7 @@ gap.
 
 import logging
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,7 +22,7 @@ from station.delivery import PAGE_ROWS, Delivery
 from station.errors import ProtocolError, StorageError
 from station.ids import uuid7
 from station.mailbox import Mailbox
-from station.messages import Gap, JournalHealth, OutboxRow, Outgoing, Verdict
+from station.messages import Gap, JournalHealth, OutboxRow, Outgoing, ReplayResult, Verdict
 from station.ports import Clock, Journal, Publisher
 from station.wire import decode, not_durable, outgoing_gap
 
@@ -40,6 +40,8 @@ BATCH_ROWS = 1000
 SPOOL_BYTES = 8_000_000
 """Payload bytes kept in memory while the disk refuses."""
 SHORTEST_WAIT_S = 0.05
+REPLAY_EVERY_S = 0.1
+"""What was asked for again goes back into the outbox in pieces of about this much time, each a transaction."""
 
 
 @dataclass(slots=True)
@@ -106,6 +108,7 @@ class Recorder:
         clock: wall and monotonic time.
         window: messages in flight at most.
         replay_window_s: when the broker forgot the session, what it acknowledged in this time is sent again.
+        replay_rate_hz: verdicts that were asked for again go out at most at this rate.
         spool_bytes: payload bytes kept in memory while the disk refuses.
         on_kept: told of messages once they are in the journal, or in the spool instead.
     """
@@ -121,6 +124,7 @@ class Recorder:
         clock: Clock,
         window: int,
         replay_window_s: float,
+        replay_rate_hz: float = 500.0,
         spool_bytes: int = SPOOL_BYTES,
         on_kept: Callable[[Sequence[Outgoing]], None] = lambda _: None,
     ) -> None:
@@ -142,6 +146,11 @@ class Recorder:
         self._connection = 0
         self._failed_connection = 0
         self._replay_due = False
+        self._asked: deque[ReplayResult.Stretch] = deque()
+        self._replay_rows = max(1, min(PAGE_ROWS, int(replay_rate_hz * REPLAY_EVERY_S)))
+        self._replay_every_s = self._replay_rows / replay_rate_hz
+        self._replay_at_s = float("-inf")
+        self._replaying = True
         self._fault: str | None = None
         self._read_fault: str | None = None
         self._retry_at_s = 0.0
@@ -171,9 +180,23 @@ class Recorder:
         """Whether all that came in is stored, sent and acknowledged, and the journal knows it."""
         return not self._mailbox and not self._spool and self._delivery.is_idle and not self._delivery.settled
 
+    @property
+    def replays_waiting(self) -> int:
+        """Stretches of verdicts that were asked for and are not yet noted in the journal, or not yet sent again."""
+        return len(self._asked) + (self._health.replays if self._health is not None else 0)
+
     def lost(self, message: Outgoing) -> None:
         """A message found no room in the mailbox: it will be declared. May be called from any thread."""
         self._note_loss(message, "overload")
+
+    def replay(self, stretches: Iterable[ReplayResult.Stretch]) -> None:
+        """Send these verdicts again, through the historical lane; any thread.
+
+        It is noted in the journal before any message that is put into the mailbox afterwards, so that an answer which
+        says that it will be done outlives a kill only together with what it promises.
+        """
+        self._asked.extend(stretches)
+        self._mailbox.wake()
 
     def step(self, timeout_s: float) -> None:
         """Do what there is to do; wait up to `timeout_s` when there is nothing."""
@@ -181,8 +204,10 @@ class Recorder:
         now_s = self._clock.monotonic_s()
         self._follow_link()
         self._take_acknowledgements()
+        self._begin_replays(now_s)
         self._keep(messages, now_s)
         self._replay()
+        self._replay_next(now_s)
         self._send(now_s)
         self._health = self._figures()
 
@@ -207,6 +232,8 @@ class Recorder:
 
     def _wait_s(self, timeout_s: float) -> float:
         now_s = self._clock.monotonic_s()
+        if self._replaying and self._delivery.is_connected:
+            timeout_s = min(timeout_s, max(0.0, self._replay_at_s - now_s))
         if self._fault is not None:
             return min(timeout_s, max(SHORTEST_WAIT_S, self._retry_at_s - now_s))
         if self._delivery.settled:
@@ -399,6 +426,40 @@ class Recorder:
         self._replay_due = False
         if first is not None:
             self._delivery.rewind(first)
+
+    def _begin_replays(self, now_s: float) -> None:
+        if not self._asked or (self._fault is not None and now_s < self._retry_at_s):
+            return
+        stretches = list(self._asked)
+        marks = self._delivery.settled
+        try:
+            # What was acknowledged a moment ago must be known as such, or it would not be found.
+            self._journal.commit((), marks)
+            self._delivery.marked(marks)
+            self._journal.begin_replays(stretches)
+        except StorageError as exc:
+            self._refused(exc, (), now_s)
+            return
+        for _ in stretches:
+            self._asked.popleft()
+        self._replaying = True
+
+    def _replay_next(self, now_s: float) -> None:
+        """Put the next piece of what was asked for back into the outbox, while there is a broker to take it."""
+        if not (self._replaying and self._delivery.is_connected and now_s >= self._replay_at_s):
+            return
+        try:
+            replayed = self._journal.replay_next(self._replay_rows)
+        except StorageError as exc:
+            self._replay_at_s = now_s + RETRY_S
+            logger.debug("%s", exc)
+            return
+        self._replaying = replayed is not None
+        if replayed is None:
+            return
+        self._replay_at_s = now_s + self._replay_every_s
+        if replayed.first_row is not None:
+            self._delivery.rewind(replayed.first_row)
 
     def _read_backlog(self) -> None:
         after = self._delivery.page_wanted()

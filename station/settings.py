@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 from pydantic import Field, SecretStr, ValidationError, model_validator
 
 from station.errors import ConfigurationError
-from station.messages import EvidenceClass, Name
+from station.messages import EvidenceClass, Name, Verb
 from station.process_settings import ProcessSettings
 from station.section import FilePath, Fraction, Section
 from station.sensor_settings import REPLAYED, SensorSettings
@@ -146,6 +146,20 @@ class JournalSettings(Section):
     """Acknowledged rows older than this are removed."""
     readings_max_bytes: int = Field(default=500_000_000, ge=1_000_000)
     """Readings of all process groups, kept in a file of their own; the oldest go first."""
+
+
+class CommandSettings(Section):
+    """`[commands]`: what the station may be told over MQTT."""
+
+    allow: Annotated[tuple[Annotated[Verb, Field(strict=False)], ...], Field(strict=False)] = ()
+    """Verbs that are allowed; with none, the station listens to nobody. Who may publish them is for the broker's access
+    rules to say."""
+    replay_max_rows: int = Field(default=100_000, ge=1, le=10_000_000)
+    """A replay of more verdicts than this is refused."""
+    replay_rate_hz: float = Field(default=500.0, ge=1, le=100_000)
+    """Verdicts that were asked for again go out at most at this rate; live ones go first."""
+    pause_max_s: float = Field(default=3600.0, gt=0, le=86_400)
+    """A longer pause is refused."""
 
 
 class EvidenceClassSettings(Section):
@@ -358,6 +372,8 @@ class Settings(Section):
     """`[journal]`"""
     evidence: EvidenceSettings = EvidenceSettings()
     """`[evidence]`"""
+    commands: CommandSettings = CommandSettings()
+    """`[commands]`"""
     model: ModelSettings = ModelSettings()
     """`[model]`"""
     camera: Mapping[Name, CameraSettings] = Field(min_length=1)

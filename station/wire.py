@@ -9,11 +9,14 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from station.errors import ProtocolError
-from station.messages import Gap, Message, Outgoing, Verdict
+from station.messages import Gap, Message, Outgoing, Response, Verdict
 
 CONTENT_TYPE = "application/json"
 HISTORICAL = "historical"
 """User property of a message that went through the historical lane; its value is `true`."""
+
+KEY_CHARACTERS = 80
+"""Of a key that a peer made up, this much is repeated."""
 
 M = TypeVar("M", bound=Message)
 
@@ -43,6 +46,16 @@ def gap_topic(station: str) -> str:
     return f"inspection/{station}/gap"
 
 
+def request_topic(station: str, verb: str) -> str:
+    """Commands to the station."""
+    return f"inspection/{station}/request/{verb}"
+
+
+def response_topic(station: str, verb: str) -> str:
+    """The answers to them."""
+    return f"inspection/{station}/response/{verb}"
+
+
 def encode(message: Message) -> bytes:
     """Return the message's JSON."""
     return message.model_dump_json().encode()
@@ -57,8 +70,9 @@ def decode(kind: type[M], payload: bytes) -> M:
     try:
         return kind.model_validate_json(payload)
     except ValidationError as exc:
-        first = exc.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "payload"
+        first = exc.errors(include_url=False, include_context=False, include_input=False)[0]
+        # An unknown key is the sender's own text: it must break neither the log nor the answer.
+        where = ascii(".".join(str(part) for part in first["loc"]))[1:-1][:KEY_CHARACTERS] or "payload"
         raise ProtocolError(f"not a {kind.__name__}: {where}: {first['msg']}") from exc
 
 
@@ -81,8 +95,14 @@ def outgoing_gap(gap: Gap) -> Outgoing:
     return Outgoing(id=gap.id, kind="gap", topic=gap_topic(gap.station), payload=encode(gap), camera=gap.camera)
 
 
+def outgoing_response(response: Response) -> Outgoing:
+    """Return the answer to a command ready for the journal and the broker."""
+    topic = response_topic(response.station, response.verb)
+    return Outgoing(id=response.id, kind="command", topic=topic, payload=encode(response))
+
+
 def not_durable(message: Outgoing) -> Outgoing:
-    """Return a verdict that says of itself that it was not on disk when it was published; a gap stays as it is."""
+    """Return a verdict that says of itself that it was not on disk when it was published; others stay as they are."""
     if message.kind != "verdict":
         return message
     return outgoing(decode(Verdict, message.payload).model_copy(update={"durable": False}))

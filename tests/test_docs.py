@@ -81,5 +81,7 @@ def test_the_readme_names_each_topic() -> None:
         wire.camera_state_topic("<station>", "<camera>"),
         wire.health_topic("<station>"),
         wire.gap_topic("<station>"),
+        wire.request_topic("<station>", "<verb>"),
+        wire.response_topic("<station>", "<verb>"),
     ):
         assert f"| `{topic}` |" in README

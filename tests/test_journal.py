@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from station.adapters.memory import MemoryJournal
 from station.adapters.sqlite_journal import SqliteJournal, export, stats, verify
 from station.errors import StorageError
-from station.messages import Gap, Outcome, Outgoing
+from station.messages import Gap, Outcome, Outgoing, Replayed, Selection
 from station.ports import Journal
 from station.settings import JournalSettings
 from station.wire import decode
@@ -131,13 +131,48 @@ def test_each_start_opens_a_larger_epoch_also_when_the_clock_steps_back(opening:
     assert epochs == sorted(set(epochs))
 
 
-def test_a_range_of_sequences_can_be_sent_again(opening: Open) -> None:
+def by_sequence(camera: str, epoch: int, first: int, last: int) -> Selection:
+    return Selection(camera=camera, epoch=epoch, first_sequence=first, last_sequence=last)
+
+
+def test_what_is_kept_can_be_looked_for_by_sequence_and_by_time(opening: Open, clock: FakeClock) -> None:
+    began_s = clock.now().timestamp()
+    with opening() as journal:
+        for epoch in (1, 2):
+            journal.commit([message(n, epoch=epoch) for n in range(1, 6)], ())
+            clock.pass_s(10)
+        journal.commit(
+            [
+                message(1, camera="side", epoch=2),
+                replace(message(9), kind="gap", sequence=None, epoch=None, outcome=None),
+            ],
+            (),
+        )
+        found = journal.find(by_sequence("top", 2, 2, 99))
+        assert [(one.epoch, one.first_sequence, one.last_sequence, one.rows) for one in found] == [(2, 2, 5, 4)]
+        assert journal.find(by_sequence("side", 1, 1, 99)) == []
+        late = journal.find(Selection(camera=None, since_s=began_s + 10, until_s=began_s + 20))
+        assert [(one.camera, one.epoch, one.rows) for one in late] == [("side", 2, 1), ("top", 2, 5)]
+        late = journal.find(Selection(camera="top", since_s=began_s, until_s=began_s + 20))
+        assert [(one.camera, one.epoch, one.rows) for one in late] == [("top", 1, 5), ("top", 2, 5)]
+
+
+def test_what_was_asked_for_again_goes_on_after_a_restart(opening: Open) -> None:
     with opening() as journal:
         rows = journal.commit([message(n, epoch=e) for e in (1, 2) for n in range(1, 6)], ())
         journal.commit([], [row.row for row in rows])
-        assert journal.replay_range("top", 2, 2, 4) == rows[6].row
-        assert journal.replay_range("side", 2, 2, 4) is None
-        assert [(row.message.epoch, row.message.sequence) for row in journal.pending(0, 10)] == [(2, 2), (2, 3), (2, 4)]
+        assert journal.replay_next(2) is None
+        journal.begin_replays([*journal.find(by_sequence("top", 2, 2, 4)), *journal.find(by_sequence("top", 1, 1, 1))])
+        assert journal.health().replays == 2
+        assert journal.replay_next(2) == Replayed(rows[6].row)
+        assert [(row.message.epoch, row.message.sequence) for row in journal.pending(0, 10)] == [(2, 2), (2, 3)]
+    with opening() as journal:
+        assert (journal.health().replays, journal.health().outbox) == (2, 2)
+        assert journal.replay_next(2) == Replayed(rows[8].row)
+        assert journal.replay_next(2) == Replayed(rows[0].row)
+        assert journal.replay_next(2) is None
+        assert [row.row for row in journal.pending(0, 10)] == [1, 7, 8, 9]
+        assert (journal.health().replays, journal.health().outbox) == (0, 4)
 
 
 def test_a_second_station_on_the_same_file_is_refused(opening: Open) -> None:

@@ -18,7 +18,7 @@ from station.adapters.memory import MemoryJournal, MemoryPublisher
 from station.adapters.sqlite_journal import SqliteJournal, verify
 from station.delivery import LIVE_FOR_S
 from station.mailbox import Mailbox, Overflow
-from station.messages import Gap, Outcome, Outgoing, Verdict
+from station.messages import Gap, Outcome, Outgoing, Selection, Verdict
 from station.recorder import MARK_WITHIN_S, RETRY_S, Recorder
 from station.settings import JournalSettings
 from station.wire import decode
@@ -50,6 +50,7 @@ class Bench:
             clock=self.clock,
             window=self.window,
             replay_window_s=60,
+            replay_rate_hz=100,
             spool_bytes=self.spool_bytes,
         )
 
@@ -458,3 +459,55 @@ def test_what_is_rescued_from_a_damaged_journal_is_delivered(tmp_path: Path) -> 
     assert (gap.why, gap.count) == ("journal_corrupt", 1)
     assert sequences(kept) == list(range(1, 101))
     assert verify(path).fault is None
+
+
+def test_what_was_asked_for_again_goes_out_at_its_rate_and_behind_live_verdicts() -> None:
+    bench = Bench()
+    bench.publisher.connect(session_present=True)
+    bench.judge(*range(1, 301))
+    bench.settle()
+    found = bench.journal.find(Selection(camera="top", epoch=1, first_sequence=101, last_sequence=300))
+    first = len(bench.publisher.sent)
+    bench.recorder.replay(found)
+    for number in range(301, 321):
+        bench.judge(number)
+        bench.run(12)
+        bench.clock.pass_s(0.05)
+    again = bench.publisher.sent[first:]
+    assert sequences([row.message for row, historical in again if not historical]) == list(range(301, 321))
+    historical = sequences([row.message for row, historical in again if historical])
+    # The bench asks for 100 a second, in pieces of ten, and a second has passed.
+    assert historical == list(range(101, 101 + len(historical)))
+    assert 90 <= len(historical) <= 110
+    bench.settle()
+    again = bench.publisher.sent[first:]
+    assert sequences([row.message for row, historical in again if historical]) == list(range(101, 301))
+
+
+def test_what_was_acknowledged_a_moment_ago_is_sent_again_when_asked_for() -> None:
+    bench = Bench()
+    bench.publisher.connect(session_present=True)
+    bench.judge(1, 2, 3)
+    bench.run(2)
+    assert bench.publisher.sent
+    bench.recorder.replay(bench.journal.find(Selection(camera="top", epoch=1, first_sequence=1, last_sequence=3)))
+    bench.settle()
+    assert sequences([row.message for row, _ in bench.publisher.sent]) == [1, 2, 3, 1, 2, 3]
+
+
+def test_a_replay_that_the_disk_refuses_is_done_when_it_takes_it() -> None:
+    bench = Bench()
+    bench.publisher.connect(session_present=True)
+    bench.judge(1, 2, 3)
+    bench.settle()
+    found = bench.journal.find(Selection(camera="top", epoch=1, first_sequence=1, last_sequence=3))
+    bench.journal.refuse = True
+    bench.recorder.replay(found)
+    bench.run(2)
+    assert bench.recorder.fault is not None
+    bench.journal.refuse = False
+    bench.clock.pass_s(RETRY_S)
+    bench.judge(4)
+    bench.settle()
+    assert sequences([row.message for row, _ in bench.publisher.sent]) == [1, 2, 3, 4, 1, 2, 3]
+    assert bench.recorder.fault is None

@@ -76,6 +76,7 @@ def test_a_verdict_on_the_wire_looks_like_this() -> None:
         "durable": True,
         "evidence": None,
         "process": {},
+        "override": [],
     }
 
 

@@ -10,7 +10,7 @@ station can open the file after a rollback.
 import hashlib
 import sqlite3
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any, Literal
 from uuid import UUID
 
 from station.errors import JournalCorrupt, StorageError
-from station.messages import OutboxRow, Outcome, Outgoing
+from station.messages import OutboxRow, Outcome, Outgoing, ReplayResult, Selection
 
 APPLICATION_ID = 0x494E5350
 """Marks the file as a station's journal ("INSP")."""
@@ -40,6 +40,9 @@ CREATE INDEX IF NOT EXISTS journal_sequence ON journal (camera, epoch, sequence)
 CREATE TABLE IF NOT EXISTS outbox (row INTEGER PRIMARY KEY, rank INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS delivered (row INTEGER PRIMARY KEY, at REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS pruned (first INTEGER PRIMARY KEY, last INTEGER NOT NULL, hash BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS replays (
+    id INTEGER PRIMARY KEY, camera TEXT NOT NULL, epoch INTEGER NOT NULL, next INTEGER NOT NULL, last INTEGER NOT NULL
+);
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 """
 GENESIS = bytes(32)
@@ -47,6 +50,8 @@ GENESIS = bytes(32)
 COLUMNS = "row, id, kind, topic, payload, camera, epoch, sequence, outcome, committed_at"
 CHECKPOINT = "checkpoint"
 """The kind of the rows that pruning adds."""
+_KINDS: dict[str, Literal["verdict", "gap", "command"]] = {"gap": "gap", "command": "command"}
+"""What is not among them is a verdict, or of a later version, and is sent as it is."""
 _TRANSIENT = frozenset(
     {
         sqlite3.SQLITE_FULL,
@@ -179,6 +184,42 @@ def export(path: Path) -> Iterator[JournalRow]:
             yield JournalRow(row.row, row.message, row.committed_at_s, at_s, digest.hex())
 
 
+def find(path: Path, selection: Selection) -> list[ReplayResult.Stretch]:
+    """Look for verdicts that are kept; the journal may be in use, and its user is not held up.
+
+    Returns:
+        Stretches of sequences that hold all that was asked for; where the clock was stepped, more than that.
+
+    Raises:
+        StorageError: the file cannot be read.
+    """
+    with _reading(path) as database:
+        if selection.since_s is None or selection.until_s is None:
+            stretches: Iterable[tuple[Any, ...]] = [
+                (selection.camera, selection.epoch, selection.first_sequence, selection.last_sequence)
+            ]
+        else:
+            stretches = database.execute(
+                "SELECT camera, epoch, min(sequence), max(sequence) FROM journal WHERE sequence IS NOT NULL "
+                "AND committed_at BETWEEN ? AND ? AND (?3 IS NULL OR camera = ?3) GROUP BY camera, epoch",
+                (selection.since_s, selection.until_s, selection.camera),
+            ).fetchall()
+        found = []
+        for camera, epoch, first, last in stretches:
+            lowest, highest, rows = database.execute(
+                "SELECT min(sequence), max(sequence), count(*) FROM journal "
+                "WHERE camera = ? AND epoch = ? AND sequence BETWEEN ? AND ?",
+                (camera, epoch, first, last),
+            ).fetchone()
+            if rows:
+                found.append(
+                    ReplayResult.Stretch(
+                        camera=camera, epoch=epoch, first_sequence=lowest, last_sequence=highest, rows=rows
+                    )
+                )
+        return found
+
+
 def rescue(path: Path) -> Iterator[Outgoing | None]:
     """Give the messages of a damaged journal's outbox that can still be read and match their hash, None for the others.
 
@@ -272,13 +313,12 @@ def outbox_row(content: Sequence[Any]) -> OutboxRow:
         ValueError: a value is not what it should be.
     """
     row, identifier, kind, topic, payload, camera, epoch, sequence, outcome, committed_s = content
-    known: Literal["verdict", "gap"] = "gap" if kind == "gap" else "verdict"
     return OutboxRow(
         row,
         committed_s,
         Outgoing(
             id=UUID(bytes=identifier),
-            kind=known,
+            kind=_KINDS.get(kind, "verdict"),
             topic=topic,
             payload=payload,
             camera=camera,

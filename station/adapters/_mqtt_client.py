@@ -25,9 +25,10 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from station.errors import ConfigurationError
-from station.messages import Link
+from station.messages import Incoming, Link
 from station.ports import Clock
 from station.settings import BrokerSettings, TlsSettings
 
@@ -39,6 +40,8 @@ CONNACK_WITHIN_S = 5.0
 """For the broker's answer to CONNECT."""
 SESSION_EXPIRY_S = 86_400
 """How long the broker should remember the session of a station that is away."""
+MAXIMUM_PACKET_BYTES = 262_144
+"""What the broker may send to the station in one packet (MQTT 5, section 3.1.2.11.4)."""
 FIRST_PAUSE_S = 0.25
 STEADY_AFTER_S = 10.0
 """A connection that lived this long, or acknowledged something, makes the next pause short again."""
@@ -96,6 +99,8 @@ class MqttClient:
         on_acknowledged: called in the connection's thread when an acknowledgement came.
         on_link: called in the connection's thread on each change: up, down, refused; once each, not at every attempt.
         held_back: asked before each attempt; a reason not to connect now, in one line.
+        requests: topic filter to subscribe to; None: nothing is subscribed to.
+        on_request: called in the connection's thread with each message that comes; must not wait.
     """
 
     def __init__(
@@ -112,7 +117,11 @@ class MqttClient:
         on_acknowledged: Callable[[], None],
         on_link: Callable[[Link], None],
         held_back: Callable[[], str | None],
+        requests: str | None = None,
+        on_request: Callable[[Incoming], object] = lambda _: None,
     ) -> None:
+        self._requests = requests
+        self._on_request = on_request
         self._settings = settings
         self._host = host
         self._port = port
@@ -155,6 +164,15 @@ class MqttClient:
         self._flush_until_s = self._clock.monotonic_s() + flush_s
         self._stopping.set()
         self._thread.join()
+
+    def publish_once(self, topic: str, payload: bytes, properties: Properties) -> None:
+        """Hand a message over with QoS 0: nobody acknowledges it, and nobody can refuse it."""
+        current = self._connection
+        if current is not None and current.accepted:
+            with self._sending:
+                # The library reports a message with QoS 0 as published when it is written.
+                current.client.publish(topic, payload, qos=0, properties=properties)
+                current.sent += 1
 
     def publish(
         self, topic: str, payload: bytes, *, retain: bool, properties: Properties, connection: int | None = None
@@ -240,12 +258,15 @@ class MqttClient:
         client.on_socket_register_write = _ignore
         client.on_connect = _guarded(lambda *arguments: self._connack(connection, arguments[2], *arguments[3:]))
         client.on_disconnect = _guarded(lambda *arguments: _disconnected(connection, arguments[2], arguments[3]))
+        client.on_subscribe = _guarded(lambda *arguments: _subscribed(arguments[3]))
+        client.on_message = _guarded(lambda *arguments: self._requested(arguments[2]))
         client.on_publish = _guarded(lambda *arguments: self._puback(connection, arguments[2], arguments[3]))
         return connection
 
     def _connect(self, connection: _Connection) -> None:
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         properties.SessionExpiryInterval = SESSION_EXPIRY_S
+        properties.MaximumPacketSize = MAXIMUM_PACKET_BYTES
         connection.client.connect(
             self._host,
             self._port,
@@ -294,6 +315,7 @@ class MqttClient:
             stream.close()
         # Without callbacks the client is in no reference cycle: it closes its inner sockets as soon as it is dropped.
         client.on_connect = client.on_disconnect = client.on_publish = None
+        client.on_subscribe = client.on_message = None
 
     def _connack(self, connection: _Connection, flags: mqtt.ConnectFlags, code: ReasonCode, properties: Any) -> None:
         if code.is_failure:
@@ -312,7 +334,12 @@ class MqttClient:
             window=connection.window,
         )
         self._report()
+        if self._requests is not None:
+            connection.client.subscribe(self._requests, options=_subscription())
         self._on_connected()
+
+    def _requested(self, message: mqtt.MQTTMessage) -> None:
+        self._on_request(_incoming(message))
 
     def _puback(self, connection: _Connection, identifier: int, code: ReasonCode) -> None:
         if code.is_failure:
@@ -370,6 +397,27 @@ def _no_delay(_client: mqtt.Client, _data: object, stream: Any) -> None:
 def _disconnected(connection: _Connection, flags: mqtt.DisconnectFlags, code: ReasonCode) -> None:
     if connection.failure is None and flags.is_disconnect_packet_from_server:
         connection.failure = f"the broker closed the connection: {code.getName()}"
+
+
+def _subscription() -> SubscribeOptions:
+    """Retained messages come once, with the first subscription, and are marked however they come."""
+    return SubscribeOptions(qos=1, retainAsPublished=True, retainHandling=SubscribeOptions.RETAIN_SEND_IF_NEW_SUB)
+
+
+def _subscribed(codes: Sequence[ReasonCode]) -> None:
+    if any(code.is_failure for code in codes):
+        logger.error("broker: refused the subscription to requests: %s; see its access rules", codes[0].getName())
+
+
+def _incoming(message: mqtt.MQTTMessage) -> Incoming:
+    properties = message.properties
+    return Incoming(
+        topic=message.topic,
+        payload=bytes(message.payload),
+        retained=message.retain,
+        answer_to=getattr(properties, "ResponseTopic", None),
+        correlation=getattr(properties, "CorrelationData", None),
+    )
 
 
 def _describe(exc: Exception) -> str:

@@ -5,7 +5,7 @@ from types import TracebackType
 from typing import Self
 
 from station.errors import StorageError
-from station.messages import JournalHealth, Link, OutboxRow, Outgoing
+from station.messages import JournalHealth, Link, OutboxRow, Outgoing, Replayed, ReplayResult, Selection
 from station.ports import Clock
 
 
@@ -20,6 +20,7 @@ class MemoryJournal:
         self._clock = clock
         self._rows: list[OutboxRow] = []
         self._acknowledged: dict[int, float] = {}
+        self._replays: list[int] = []
         self.refuse = False
 
     def __enter__(self) -> Self:
@@ -55,6 +56,58 @@ class MemoryJournal:
             del self._acknowledged[row]
         return min(again, default=None)
 
+    def find(self, selection: Selection) -> Sequence[ReplayResult.Stretch]:
+        """The stretches that hold what was asked for."""
+        found: dict[tuple[str, int], list[int]] = {}
+        for row in self._rows:
+            message = row.message
+            if message.camera is None or message.epoch is None or message.sequence is None:
+                continue
+            if selection.camera not in (None, message.camera):
+                continue
+            if selection.since_s is None or selection.until_s is None:
+                first, last = selection.first_sequence or 0, selection.last_sequence or 0
+                chosen = message.epoch == selection.epoch and first <= message.sequence <= last
+            else:
+                chosen = selection.since_s <= row.committed_at_s <= selection.until_s
+            if chosen:
+                found.setdefault((message.camera, message.epoch), []).append(message.sequence)
+        return [
+            ReplayResult.Stretch(
+                camera=camera,
+                epoch=epoch,
+                first_sequence=min(numbers),
+                last_sequence=max(numbers),
+                rows=len(numbers),
+            )
+            for (camera, epoch), numbers in found.items()
+        ]
+
+    def begin_replays(self, stretches: Sequence[ReplayResult.Stretch]) -> None:
+        """Note what is to be sent again.
+
+        Raises:
+            StorageError: `refuse` is set.
+        """
+        if self.refuse:
+            raise StorageError("journal: the disk is full")
+        for one in stretches:
+            self._replays += [
+                row.row
+                for row in self._rows
+                if (row.message.camera, row.message.epoch) == (one.camera, one.epoch)
+                and one.first_sequence <= (row.message.sequence or 0) <= one.last_sequence
+            ]
+
+    def replay_next(self, limit: int) -> Replayed | None:
+        """Forget up to `limit` acknowledgements."""
+        if not self._replays:
+            return None
+        rows, self._replays = self._replays[:limit], self._replays[limit:]
+        for row in rows:
+            self._acknowledged.pop(row, None)
+        return Replayed(min(rows))
+
     def last_verdicts(self) -> Sequence[OutboxRow]:
         """The newest verdict of each camera."""
         newest = {row.message.camera: row for row in self._rows if row.message.kind == "verdict"}
@@ -72,6 +125,7 @@ class MemoryJournal:
             outbox=len(self._rows) - len(self._acknowledged),
             size_bytes=0,
             durable=not self.refuse,
+            replays=len(self._replays),
         )
 
 
@@ -84,6 +138,7 @@ class MemoryPublisher:
         self._unacknowledged: list[int] = []
         self.sent: list[tuple[OutboxRow, bool]] = []
         self.retained: dict[str, bytes] = {}
+        self.copies: list[tuple[str, bytes, bytes | None]] = []
 
     def __enter__(self) -> Self:
         return self
@@ -127,6 +182,11 @@ class MemoryPublisher:
     def link(self) -> Link:
         """Where the connection stands."""
         return self._link
+
+    def copy(self, topic: str, payload: bytes, correlation: bytes | None) -> None:
+        """Put the message into `copies`, if there is a connection."""
+        if self._link.connected:
+            self.copies.append((topic, payload, correlation))
 
     def retain(self, topic: str, payload: bytes) -> None:
         """Keep the newest payload of the topic in `retained`."""

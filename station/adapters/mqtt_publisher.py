@@ -9,7 +9,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from station.adapters._mqtt_client import MqttClient, Will
-from station.messages import Link, OutboxRow
+from station.messages import Incoming, Link, OutboxRow
 from station.ports import Clock
 from station.settings import BrokerSettings
 from station.wire import CONTENT_TYPE, HISTORICAL
@@ -21,7 +21,7 @@ FLUSH_S = 2.0
 class MqttPublisher:
     """Sends rows and retained states to a broker, for as long as it is entered; the broker may be away at any time.
 
-    `send`, `acknowledgements` and `link` belong to one thread; `retain` may be called from any.
+    `send`, `acknowledgements` and `link` belong to one thread; `retain` and `copy` may be called from any.
 
     Args:
         settings: credentials, TLS, keep-alive, supervision and back-off.
@@ -34,6 +34,8 @@ class MqttPublisher:
         wake: called when an acknowledgement came or the connection changed, from the connection's thread.
         on_link: called on each change of the connection (up, down, login refused), once each, from that thread.
         held_back: asked before each attempt to connect; a reason not to connect now, in one line, or None.
+        requests: topic filter of the commands to the station; None: it takes none.
+        on_request: told of each of them, from the connection's thread; must not wait.
     """
 
     def __init__(
@@ -50,6 +52,8 @@ class MqttPublisher:
         wake: Callable[[], None],
         on_link: Callable[[Link], None],
         held_back: Callable[[], str | None] = lambda: None,
+        requests: str | None = None,
+        on_request: Callable[[Incoming], object] = lambda _: None,
     ) -> None:
         self._wake = wake
         self._tell = on_link
@@ -71,6 +75,8 @@ class MqttPublisher:
             on_acknowledged=wake,
             on_link=self._changed,
             held_back=held_back,
+            requests=requests,
+            on_request=on_request,
         )
 
     def __enter__(self) -> Self:
@@ -122,6 +128,13 @@ class MqttPublisher:
         with self._retaining:
             self._retained[topic] = payload
             self._client.publish(topic, payload, retain=True, properties=self._live)
+
+    def copy(self, topic: str, payload: bytes, correlation: bytes | None) -> None:
+        """Send a message once, without a promise, with the correlation data of the one that it answers."""
+        properties = _properties(historical=False)
+        if correlation is not None:
+            properties.CorrelationData = correlation
+        self._client.publish_once(topic, payload, properties)
 
     def _republish(self) -> None:
         with self._retaining:

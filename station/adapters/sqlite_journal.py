@@ -31,6 +31,7 @@ from station.adapters._journal_file import (
     chained,
     content_of,
     export,
+    find,
     outbox_row,
     pending_rows,
     pruned_digest,
@@ -43,7 +44,7 @@ from station.adapters._journal_file import (
 )
 from station.errors import JournalCorrupt, JournalInUse, StorageError
 from station.ids import uuid7
-from station.messages import Gap, JournalHealth, OutboxRow, Outcome, Outgoing
+from station.messages import Gap, JournalHealth, OutboxRow, Outcome, Outgoing, Replayed, ReplayResult, Selection
 from station.ports import Clock
 from station.settings import JournalSettings
 from station.wire import outgoing_gap
@@ -54,6 +55,8 @@ logger = logging.getLogger(__name__)
 
 RANKS: dict[str | None, int] = {Outcome.OK: 0, Outcome.UNKNOWN: 1, Outcome.NG: 2, None: 3}
 """What goes first when undelivered rows must go; gaps (None) stay."""
+RANK_OF_OUTCOME = "CASE outcome WHEN 'ok' THEN 0 WHEN 'unknown' THEN 1 WHEN 'ng' THEN 2 ELSE 3 END"
+"""The same in SQL."""
 PRUNE_ROWS = 512
 """Rows removed at a time at most: few enough that a commit does not wait long."""
 CHECKED_ROWS = 256
@@ -94,6 +97,7 @@ class SqliteJournal:
         self._last_row = 0
         self._rows = 0
         self._outbox = 0
+        self._replays = 0
         self._size_bytes = 0
         self._newest_of: dict[str, int] = {}
         self._unchecked_bytes = 0
@@ -206,19 +210,75 @@ class SqliteJournal:
         """
         return self._put_back("delivered.at >= ?", (acknowledged_since_s,))
 
-    def replay_range(self, camera: str, epoch: int, first: int, last: int) -> int | None:
-        """Put the verdicts of a camera with these sequence numbers, both included, back into the outbox.
+    def find(self, selection: Selection) -> Sequence[ReplayResult.Stretch]:
+        """Look for verdicts that are kept; any thread, and no other is held up.
 
-        Returns:
-            The first such row; None when none is kept.
+        Raises:
+            StorageError: the file cannot be read.
+        """
+        return find(self._path, selection)
+
+    def begin_replays(self, stretches: Sequence[ReplayResult.Stretch]) -> None:
+        """Note durably that these verdicts are to be sent again; `replay_next` does it, piece by piece.
+
+        Raises:
+            StorageError: nothing was noted.
+        """
+        if self._stale:
+            self._read_state()
+        with self._transaction() as database:
+            database.executemany(
+                "INSERT INTO replays (camera, epoch, next, last) VALUES (?,?,?,?)",
+                [(one.camera, one.epoch, one.first_sequence, one.last_sequence) for one in stretches],
+            )
+        self._replays += len(stretches)
+
+    def replay_next(self, limit: int) -> Replayed | None:
+        """Put up to `limit` of the verdicts that are to be sent again back into the outbox; None: there are none.
 
         Raises:
             StorageError: nothing was put back.
         """
-        return self._put_back(
-            "journal.camera = ? AND journal.epoch = ? AND journal.sequence BETWEEN ? AND ?",
-            (camera, epoch, first, last),
-        )
+        if not self._replays:
+            return None
+        try:
+            return self._replay_next(limit)
+        except JournalCorrupt as exc:
+            self._begin_anew(exc, undelivered=self._outbox)
+            waiting = self._pending(0, 1)
+            return Replayed(waiting[0].row if waiting else None)
+
+    def _replay_next(self, limit: int) -> Replayed | None:
+        if self._stale:
+            self._read_state()
+        with self._transaction() as database:
+            stretch = database.execute(
+                "SELECT id, camera, epoch, next, last FROM replays ORDER BY id LIMIT 1"
+            ).fetchone()
+            if stretch is None:
+                self._replays = 0
+                return None
+            number, camera, epoch, following, last = stretch
+            found = database.execute(
+                "SELECT row, sequence FROM journal WHERE camera = ? AND epoch = ? AND sequence BETWEEN ? AND ? "
+                "ORDER BY sequence LIMIT ?",
+                (camera, epoch, following, last, limit),
+            ).fetchall()
+            rows = [(row,) for row, _ in found]
+            added = database.executemany(
+                f"INSERT INTO outbox SELECT row, {RANK_OF_OUTCOME} FROM delivered JOIN journal USING (row) "
+                "WHERE row = ?",
+                rows,
+            ).rowcount
+            database.executemany("DELETE FROM delivered WHERE row = ?", rows)
+            ended = len(found) < limit
+            if ended:
+                database.execute("DELETE FROM replays WHERE id = ?", (number,))
+            else:
+                database.execute("UPDATE replays SET next = ? WHERE id = ?", (found[-1][1] + 1, number))
+        self._outbox += max(0, added)
+        self._replays -= ended
+        return Replayed(min((row for row, _ in found), default=None))
 
     def last_verdicts(self) -> Sequence[OutboxRow]:
         """The newest verdict of each camera; it is never pruned.
@@ -251,6 +311,7 @@ class SqliteJournal:
             outbox=self._outbox,
             size_bytes=self._size_bytes,
             durable=self._durable,
+            replays=self._replays,
         )
 
     @property
@@ -328,8 +389,7 @@ class SqliteJournal:
         with self._transaction() as database:
             first: int | None = database.execute(f"SELECT min(row) {chosen}", values).fetchone()[0]
             added = database.execute(
-                f"INSERT INTO outbox SELECT row, CASE outcome WHEN 'ok' THEN 0 WHEN 'unknown' THEN 1 WHEN 'ng' THEN 2 "
-                f"ELSE 3 END {chosen}",
+                f"INSERT INTO outbox SELECT row, {RANK_OF_OUTCOME} {chosen}",
                 values,
             ).rowcount
             database.execute("DELETE FROM delivered WHERE row IN (SELECT row FROM outbox)")
@@ -581,6 +641,7 @@ class SqliteJournal:
             self._last_row, self._head = last_row, head
             self._rows = database.execute("SELECT count(*) FROM journal").fetchone()[0]
             self._outbox = database.execute("SELECT count(*) FROM outbox").fetchone()[0]
+            self._replays = database.execute("SELECT count(*) FROM replays").fetchone()[0]
             self._newest_of = {
                 camera: database.execute(
                     "SELECT row FROM journal WHERE camera = ? AND sequence IS NOT NULL "

@@ -18,13 +18,13 @@ from station.adapters.sqlite_journal import SqliteJournal
 from station.adapters.system_clock import SystemClock
 from station.adapters.systemd_notify import SystemdNotify
 from station.commands.camera_factory import make_camera
-from station.daemon import BROKER, CameraPart, Station
+from station.daemon import BROKER, CameraPart, CommandPart, Station
 from station.errors import ConfigurationError, ProtocolError, StorageError
 from station.faults import FaultBoard
 from station.ids import uuid7
 from station.mailbox import Mailbox, Overflow
 from station.manifest import read_bundle
-from station.messages import Link, OutboxRow, Outgoing, Status, StatusName, Verdict
+from station.messages import Incoming, Link, OutboxRow, Outgoing, Status, StatusName, Verdict
 from station.pipeline import LoadedModel
 from station.ports import Clock, Journal
 from station.recorder import Recorder
@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 OUTBOX_CAPACITY = 4096
 """Verdicts that may wait for the journal. When it is full the cameras' threads wait, and the cameras' own policies say
 what becomes of the frames: nothing is dropped here."""
+REQUESTS_CAPACITY = 256
+"""Commands that may wait to be looked at; more are not taken, and not answered."""
 JOURNAL_FILE = "journal.sqlite"
 SWITCH_INTERVAL_S = 0.0005
 EVIDENCE = "evidence"
@@ -65,6 +67,7 @@ def assembled(
     name = settings.station.name
     boot_id = uuid7(int(clock.now().timestamp() * 1e3))
     outbox: Mailbox[Outgoing] = Mailbox(OUTBOX_CAPACITY, Overflow.BLOCK)
+    requests: Mailbox[Incoming] = Mailbox(REQUESTS_CAPACITY, Overflow.DROP_NEWEST, _too_many)
     password = settings.broker.read_password(environment)
     last_will = Status(station=name, status=StatusName.OFFLINE, since=clock.now(), version=__version__, boot_id=boot_id)
     with (
@@ -83,6 +86,8 @@ def assembled(
             wake=outbox.wake,
             on_link=lambda link: faults.set(BROKER, _link_fault(link)),
             held_back=held_back,
+            requests=wire.request_topic(name, "+") if settings.commands.allow else None,
+            on_request=requests.put,
         ) as publisher,
         _evidence_store(settings, journal, faults, clock) as evidence,
     ):
@@ -100,6 +105,7 @@ def assembled(
             clock=clock,
             window=settings.broker.in_flight,
             replay_window_s=settings.broker.replay_window_s,
+            replay_rate_hz=settings.commands.replay_rate_hz,
             on_kept=evidence.committed if evidence else lambda _: None,
         )
         cameras = {
@@ -118,7 +124,10 @@ def assembled(
             )
             for camera, table, plan in ((name, table, plan_for(table)) for name, table in settings.camera.items())
         }
-        yield Station(settings, cameras, recorder, outbox, publisher, evidence, faults, manager, epoch, clock, boot_id)
+        commands = CommandPart(requests, journal) if settings.commands.allow else None
+        yield Station(
+            settings, cameras, recorder, outbox, publisher, evidence, faults, manager, epoch, clock, boot_id, commands
+        )
 
 
 @contextmanager
@@ -181,6 +190,10 @@ def _broker_address(
         return
     with EmbeddedBroker(settings.effective_port, lambda fault: faults.set("embedded broker", fault)) as broker:
         yield broker.host, broker.port, lambda: broker.fault
+
+
+def _too_many(incoming: Incoming) -> None:
+    logger.warning("a request on %s is not taken: too many wait", ascii(incoming.topic[-80:]))
 
 
 def _link_fault(link: Link) -> str | None:

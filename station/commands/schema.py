@@ -7,7 +7,8 @@ from pydantic import BaseModel
 
 from station.commands.exit_codes import ExitCode
 from station.manifest import Manifest
-from station.messages import CameraState, EvidenceRecord, Gap, Health, Status, Verdict
+from station.messages import CameraState, EvidenceRecord, Gap, Health, Response, Status, Verdict
+from station.requests import REQUESTS
 from station.settings import Settings
 
 SCHEMAS: dict[str, type[BaseModel]] = {
@@ -17,6 +18,8 @@ SCHEMAS: dict[str, type[BaseModel]] = {
     "health": Health,
     "gap": Gap,
     "evidence": EvidenceRecord,
+    "response": Response,
+    **{f"request-{verb}": request for verb, request in REQUESTS.items()},
     "settings": Settings,
     "manifest": Manifest,
 }

@@ -1,0 +1,170 @@
+"""Commands as they come over MQTT: one typed request for each verb, and how its bytes become one. Pure.
+
+Each request carries a `transaction` that its sender made up; the answer repeats it. Unknown keys, wrong types and
+values beyond their limits are refused with a reason that names the key. What a verb may do to a station is for its
+handler; here it is only whether the request says something that could be done.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Annotated, Self
+
+from pydantic import AwareDatetime, ConfigDict, Field, ValidationError, model_validator
+
+from station.errors import ProtocolError
+from station.messages import Message, Name, Verb
+
+MAX_BYTES = 16_384
+"""A longer request is not read."""
+LARGEST = 2**63 - 1
+"""SQLite's largest integer."""
+
+Transaction = Annotated[str, Field(pattern=r"^[!-~]{1,64}$")]
+"""1 to 64 printable ASCII characters without a space; a UUID for example."""
+Count = Annotated[int, Field(ge=0, le=LARGEST)]
+
+
+class Request(Message):
+    """What every request has.
+
+    Attributes:
+        transaction: made up by the sender; a second request of the same verb with the same one gets the same answer
+            and does nothing.
+        valid_until: a request that comes later than this (it may have waited in the broker) is refused.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    transaction: Transaction
+    valid_until: AwareDatetime | None = None
+
+
+class ReplayRequest(Request):
+    """Send verdicts again: those of `camera` and `epoch` from `first_sequence` to `last_sequence`, or those that were
+    stored from `since` to `until` (of every camera where none is named). Both ends are included."""
+
+    camera: Name | None = None
+    epoch: Count | None = None
+    first_sequence: Count | None = None
+    last_sequence: Count | None = None
+    since: AwareDatetime | None = None
+    until: AwareDatetime | None = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        by_sequence = (self.epoch, self.first_sequence, self.last_sequence)
+        by_time = (self.since, self.until)
+        if any(one is not None for one in by_sequence):
+            if any(one is None for one in (self.camera, *by_sequence)) or any(one is not None for one in by_time):
+                raise ValueError("give camera, epoch, first_sequence and last_sequence together, or since and until")
+            if (self.first_sequence or 0) > (self.last_sequence or 0):
+                raise ValueError("first_sequence is behind last_sequence")
+        elif self.since is None or self.until is None:
+            raise ValueError("give camera, epoch, first_sequence and last_sequence together, or since and until")
+        elif self.since > self.until:
+            raise ValueError("since is later than until")
+        return self
+
+
+class CameraRequest(Request):
+    """A request that concerns one camera."""
+
+    camera: Name
+
+
+class PauseRequest(CameraRequest):
+    """Judge nothing for `duration_s`; it ends by itself. A second pause takes the place of the first."""
+
+    duration_s: float = Field(gt=0, le=1e9)
+    reason: str | None = Field(default=None, max_length=200)
+
+
+class ResumeRequest(CameraRequest):
+    """End a pause."""
+
+
+class SnapshotRequest(CameraRequest):
+    """Keep the picture of the next frame as evidence, whatever its outcome."""
+
+
+class SetThresholdRequest(CameraRequest):
+    """Judge with this threshold for all classes until the station restarts; null: with those of the bundle or the
+    configuration again."""
+
+    threshold: float | None = Field(ge=0, le=1)
+
+
+class ReloadBundleRequest(Request):
+    """Read the camera's bundle file again (of every camera where none is named) and judge with it."""
+
+    camera: Name | None = None
+
+
+class AlarmRequest(Request):
+    """A request that concerns one process alarm."""
+
+    group: Name
+    alarm: Name
+
+
+class AcknowledgeRequest(AlarmRequest):
+    """Somebody has seen the alarm."""
+
+    by: str | None = Field(default=None, max_length=100)
+
+
+class ShelveRequest(AlarmRequest):
+    """Keep the alarm quiet for `duration_s`; 0 ends that."""
+
+    duration_s: float = Field(ge=0, le=1e9)
+    by: str | None = Field(default=None, max_length=100)
+
+
+REQUESTS: Mapping[Verb, type[Request]] = {
+    Verb.REPLAY: ReplayRequest,
+    Verb.PAUSE: PauseRequest,
+    Verb.RESUME: ResumeRequest,
+    Verb.SNAPSHOT: SnapshotRequest,
+    Verb.SET_THRESHOLD: SetThresholdRequest,
+    Verb.RELOAD_BUNDLE: ReloadBundleRequest,
+    Verb.ACKNOWLEDGE: AcknowledgeRequest,
+    Verb.SHELVE: ShelveRequest,
+}
+
+
+class _Envelope(Message):
+    """As much of a request as can be told whatever else is wrong with it."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+    transaction: Transaction
+
+
+def transaction_of(payload: bytes) -> str | None:
+    """The transaction of a request that may be wrong otherwise; None when it has none that can be repeated."""
+    if len(payload) > MAX_BYTES:
+        return None
+    try:
+        return _Envelope.model_validate_json(payload).transaction
+    except ValidationError:
+        return None
+
+
+def check_size(payload: bytes) -> None:
+    """Look at a request's size before anything is read.
+
+    Raises:
+        ProtocolError: it is too long.
+    """
+    if len(payload) > MAX_BYTES:
+        raise ProtocolError(f"the request has {len(payload)} bytes; allowed are {MAX_BYTES}")
+
+
+def check_time(request: Request, now: datetime) -> None:
+    """Look whether a request still holds.
+
+    Raises:
+        ProtocolError: it came too late.
+    """
+    if request.valid_until is not None and now > request.valid_until:
+        raise ProtocolError(f"the request was valid until {request.valid_until.isoformat()} and came later")
