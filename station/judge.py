@@ -55,7 +55,8 @@ def judge(scores: Scores, defects: Sequence[Defect], thresholds: Thresholds, qua
         quality: what is wrong with the picture, out of `INCOMPLETE`; anything else should not have been scored.
 
     Returns:
-        `ng` if there is a defect, else `unknown` if the picture is incomplete, else `ok`.
+        `ng` if there is a defect, else `unknown` if the picture is incomplete or the bundle's thresholds leave a band
+        in which it is not sure, else `ok`.
     """
     considered = defects or [one for one in scores.candidates if one.score < thresholds.of(one.label)]
     if considered:
@@ -68,4 +69,7 @@ def judge(scores: Scores, defects: Sequence[Defect], thresholds: Thresholds, qua
         return Judgement(Outcome.NG, (Reason.DEFECT, *quality), tuple(defects), score, threshold)
     if quality:
         return Judgement(Outcome.UNKNOWN, tuple(quality), (), score, threshold)
+    unsure_from = thresholds.unsure_from
+    if unsure_from is not None and any(one.score >= unsure_from for one in considered):
+        return Judgement(Outcome.UNKNOWN, (Reason.UNSURE,), (), score, threshold)
     return Judgement(Outcome.OK, (), (), score, threshold)

@@ -11,12 +11,12 @@ import json
 import zipfile
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from station.errors import BundleError
 from station.messages import Box, ModelRef, Outcome
@@ -24,6 +24,8 @@ from station.messages import Box, ModelRef, Outcome
 MANIFEST = "manifest.json"
 MODEL = "model.tflite"
 GOLDEN = "golden/"
+
+Task = Literal["detect", "classify", "anomaly"]
 
 MAX_MEMBERS = 256
 MAX_BYTES = 256 * 1024 * 1024
@@ -53,6 +55,7 @@ class Preprocessing(Part):
         channels: 1 for grey, 3 for BGR.
         geometry: `native`: the network is fully convolutional and takes the frame at its own size, padded at the
             right and at the bottom to a multiple of `multiple_px`; `resize`: the frame is scaled to the input's size.
+        scale: with `native`, the frame is enlarged or shrunk by this first; 1 leaves it as it is.
         stride_px: edge of a grid cell.
         multiple_px: what the input's height and width must be multiples of; itself a multiple of `stride_px`.
         pad_value: grey value of the padding, 0..255.
@@ -60,6 +63,7 @@ class Preprocessing(Part):
 
     channels: Literal[1, 3] = 1
     geometry: Literal["native", "resize"] = "native"
+    scale: float = Field(default=1.0, gt=0, le=8)
     stride_px: int = Field(default=8, ge=1)
     multiple_px: int = Field(default=16, ge=1)
     pad_value: int = Field(default=0, ge=0, le=255)
@@ -81,17 +85,55 @@ class Decoding(Part):
     max_candidates: int = Field(default=300, ge=1)
 
 
+class ClassDecoding(Part):
+    """How a classifier's logits become probabilities.
+
+    Attributes:
+        temperature: logits are divided by it before the softmax; chosen on held-out pictures, so that a probability of
+            0.9 is right nine times in ten.
+        score_floor: below it there is no candidate.
+    """
+
+    temperature: float = Field(default=1.0, gt=0)
+    score_floor: float = Field(default=0.0, ge=0, le=1)
+
+
+class AnomalyDecoding(Part):
+    """How patch features become an anomaly score, in float outside of the graph: sigmoid((distance − offset) / width).
+
+    Attributes:
+        distance: `nearest`: Euclidean, to the nearest of the stored patches of good parts.
+        bank: member that holds them, a table of int8 in NumPy's format.
+        feature_scale, feature_zero_point: quantization of the bank, the same as of the output `features`.
+        smooth_cells: standard deviation of the Gaussian that smooths the map of distances; 0 for none.
+        offset, width: in units of one quantization step of the features.
+        score_floor: peaks below are no candidates.
+    """
+
+    distance: Literal["nearest"] = "nearest"
+    bank: str = "bank.npy"
+    feature_scale: float = Field(default=1.0, gt=0)
+    feature_zero_point: int = 0
+    smooth_cells: float = Field(default=0.0, ge=0, le=16)
+    offset: float = 0.0
+    width: float = Field(default=1.0, gt=0)
+    score_floor: float = Field(default=0.05, ge=0, le=1)
+
+
 class Thresholds(Part):
     """Scores from which a defect makes a frame ng, and the counts that they were chosen on.
 
     Attributes:
         default: for every class without its own.
         per_class: class name → threshold.
+        unsure_from: a frame whose best candidate scores at least this, yet less than its threshold, is `unknown`
+            (`unsure`) instead of `ok`; None: there is no such band.
         chosen_on: plain words and counts, for example "3 of 1200 good frames rejected, 0 of 130 bad missed".
     """
 
     default: float = Field(gt=0, lt=1)
     per_class: Mapping[str, float] = Field(default_factory=dict)
+    unsure_from: float | None = Field(default=None, ge=0, lt=1)
     chosen_on: str = ""
 
     def of(self, label: str) -> float:
@@ -138,6 +180,10 @@ class Manifest(Part):
     """`manifest.json`.
 
     Attributes:
+        labels: class names; for the task `anomaly` the one label of its candidates.
+        good_label: with the task `classify`, the class of pictures without a defect; None when every class is a kind
+            of defect: such a bundle never says `ok`.
+        decoding, classification, anomaly: how the outputs of the tasks `detect`, `classify` and `anomaly` are read.
         members: sha256 (hexadecimal) of every other member of the zip.
         metrics: figures by name for the float and the int8 model, on data that was held out.
         dataset: fingerprint (sha256 over the sorted file hashes) and counts of what it was trained on.
@@ -149,13 +195,16 @@ class Manifest(Part):
     schema_version: Literal[1] = 1
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")
     version: str = Field(min_length=1, max_length=64)
-    task: Literal["detect"]
+    task: Task
     created_at: datetime
     labels: tuple[str, ...] = Field(min_length=1)
+    good_label: str | None = None
     inputs: tuple[Tensor, ...] = Field(min_length=1)
     outputs: tuple[Tensor, ...] = Field(min_length=1)
     preprocessing: Preprocessing
-    decoding: Decoding
+    decoding: Decoding = Field(default_factory=Decoding)
+    classification: ClassDecoding = Field(default_factory=ClassDecoding)
+    anomaly: AnomalyDecoding = Field(default_factory=AnomalyDecoding)
     thresholds: Thresholds
     quality: QualityLimits
     golden: tuple[GoldenCase, ...] = Field(min_length=1)
@@ -165,6 +214,14 @@ class Manifest(Part):
     versions: Mapping[str, str] = Field(default_factory=dict)
     configuration: Mapping[str, Any] = Field(default_factory=dict)
     members: Mapping[str, str]
+
+    @model_validator(mode="after")
+    def _check_good_label(self) -> Self:
+        if self.good_label is not None and (
+            self.task != "classify" or self.good_label not in self.labels or len(self.labels) < 2  # noqa: PLR2004
+        ):
+            raise ValueError(f"good_label {self.good_label!r} must be one of at least two labels of the task classify")
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +234,7 @@ class Bundle:
         golden: file name → encoded picture.
         sha256: of the whole file, hexadecimal.
         origin: where it was read from, for messages.
+        extra: any other member that the manifest names.
     """
 
     manifest: Manifest
@@ -184,6 +242,7 @@ class Bundle:
     golden: Mapping[str, bytes]
     sha256: str
     origin: str
+    extra: Mapping[str, bytes] = field(default_factory=dict)
 
     @property
     def ref(self) -> ModelRef:
@@ -211,7 +270,8 @@ def read_bundle(path: Path) -> Bundle:
     manifest = parse_manifest(members.pop(MANIFEST, None), str(path))
     _check_members(manifest, members, str(path))
     golden = {name: content for name, content in members.items() if name.startswith(GOLDEN)}
-    return Bundle(manifest, members[MODEL], golden, hashlib.sha256(data).hexdigest(), str(path))
+    extra = {name: content for name, content in members.items() if name != MODEL and name not in golden}
+    return Bundle(manifest, members[MODEL], golden, hashlib.sha256(data).hexdigest(), str(path), extra)
 
 
 def parse_manifest(text: bytes | None, origin: str) -> Manifest:

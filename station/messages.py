@@ -49,6 +49,7 @@ class Reason(StrEnum):
     WRONG_SIZE = "wrong_size"
     MODEL_FAULT = "model_fault"
     CAMERA_FAULT = "camera_fault"
+    UNSURE = "unsure"
 
 
 class SkipReason(StrEnum):
@@ -257,7 +258,9 @@ class Scores:
     Attributes:
         candidates: every detection above the model's floor, best first; thresholds have not been applied.
         score: the largest score anywhere in the picture, in 0..1.
-        heatmap: `[rows, columns]` float32 in 0..1, the largest class probability per cell; None when not asked for.
+        heatmap: `[rows, columns]` float32 in 0..1, the largest class probability per cell (of a classifier the best
+            class's activation); None when not asked for.
+        class_scores: of a classifier, the probability of each label of the bundle; of an anomaly model its score.
         preprocess_ms: time from the picture to the input tensor.
         inference_ms: time of the invocation and the decoding.
     """
@@ -265,6 +268,7 @@ class Scores:
     candidates: tuple[Defect, ...]
     score: float
     heatmap: npt.NDArray[np.float32] | None = field(default=None, compare=False)
+    class_scores: tuple[float, ...] = ()
     preprocess_ms: float = field(default=0.0, compare=False)
     inference_ms: float = field(default=0.0, compare=False)
 

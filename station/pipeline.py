@@ -140,7 +140,12 @@ class Inspector:
     def _choose_thresholds(self, loaded: LoadedModel) -> Thresholds:
         if self._model_settings.threshold is None:
             return loaded.manifest.thresholds
-        return Thresholds(default=self._model_settings.threshold, chosen_on="configuration")
+        # The band in which the bundle is not sure is its own: a bundle without a good class must never say ok.
+        return Thresholds(
+            default=self._model_settings.threshold,
+            unsure_from=loaded.manifest.thresholds.unsure_from,
+            chosen_on="configuration",
+        )
 
 
 @dataclass(slots=True)

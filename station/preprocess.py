@@ -24,7 +24,7 @@ def input_size(pixels: Pixels, preprocessing: Preprocessing, model_size: tuple[i
     if preprocessing.geometry == "resize":
         return model_size
     multiple = preprocessing.multiple_px
-    height, width = pixels.shape[:2]
+    height, width = _scaled(pixels, preprocessing.scale)
     return -(-height // multiple) * multiple, -(-width // multiple) * multiple
 
 
@@ -55,12 +55,21 @@ def write_input(pixels: Pixels, tensor: Pixels, preprocessing: Preprocessing) ->
             if resized is not plane:
                 _convert(resized, plane)
         return Placement(height, width, rows / height, columns / width)
-    if height > plane.shape[0] or width > plane.shape[1]:
-        raise InferenceError(f"a {height}×{width} picture does not fit the input of {plane.shape[0]}×{plane.shape[1]}")
-    plane[height:] = preprocessing.pad_value
-    plane[:height, width:] = preprocessing.pad_value
-    _convert(pixels, plane[:height, :width])
-    return Placement(height, width)
+    rows, columns = _scaled(pixels, preprocessing.scale)
+    if rows > plane.shape[0] or columns > plane.shape[1]:
+        raise InferenceError(f"a {rows}×{columns} picture does not fit the input of {plane.shape[0]}×{plane.shape[1]}")
+    plane[rows:] = preprocessing.pad_value
+    plane[:rows, columns:] = preprocessing.pad_value
+    if (rows, columns) != (height, width):
+        way = cv2.INTER_AREA if preprocessing.scale < 1 else cv2.INTER_LINEAR
+        pixels = np.asarray(cv2.resize(pixels, (columns, rows), interpolation=way), np.uint8)
+    _convert(pixels, plane[:rows, :columns])
+    return Placement(height, width, rows / height, columns / width)
+
+
+def _scaled(pixels: Pixels, scale: float) -> tuple[int, int]:
+    height, width = pixels.shape[:2]
+    return max(1, round(height * scale)), max(1, round(width * scale))
 
 
 def _check(pixels: Pixels) -> None:

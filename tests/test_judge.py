@@ -65,3 +65,13 @@ def test_ok_means_judged_complete_and_below_every_threshold(found: list[Defect],
     assert (judgement.outcome is Outcome.NG) == reached
     assert (judgement.outcome is Outcome.OK) == (not reached and not quality)
     assert (judgement.outcome is Outcome.OK) == (not judgement.reasons)
+
+
+def test_in_the_band_below_the_threshold_a_picture_is_unknown() -> None:
+    band = Thresholds(default=0.5, unsure_from=0.3)
+    for score, outcome in ((0.29, Outcome.OK), (0.3, Outcome.UNKNOWN), (0.49, Outcome.UNKNOWN), (0.5, Outcome.NG)):
+        found = scores(defect("open", score))
+        judgement = judge(found, above_threshold(found, band), band, ())
+        assert judgement.outcome is outcome
+        assert judgement.score == score
+        assert (judgement.reasons == (Reason.UNSURE,)) == (outcome is Outcome.UNKNOWN)

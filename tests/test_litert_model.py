@@ -92,7 +92,7 @@ def tensor(bundle: Bundle, which: str, **changes: Any) -> dict[str, Any]:
         (lambda b: tensor(b, "outputs", scale=b.manifest.outputs[0].scale * 1.01), "scale"),
         (lambda b: tensor(b, "outputs", zero_point=b.manifest.outputs[0].zero_point + 1), "zero point"),
         (lambda b: tensor(b, "inputs", name="image"), "no tensor image"),
-        (lambda b: {"outputs": [b.manifest.outputs[0].model_dump()]}, "two outputs"),
+        (lambda b: {"outputs": [b.manifest.outputs[0].model_dump()]}, "the 2 outputs heatmap and box"),
         (lambda b: {"labels": b.manifest.labels[:5]}, "must be int8"),
         (lambda _: {"preprocessing": {"stride_px": 4}}, "must be int8"),
         (lambda _: {"preprocessing": {"multiple_px": 12}}, "multiple_px"),

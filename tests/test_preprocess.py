@@ -95,3 +95,16 @@ def test_a_picture_larger_than_the_input_is_an_error() -> None:
     _, view = tensor_view(16, 16, 1)
     with pytest.raises(InferenceError, match="does not fit"):
         write_input(picture(16, 17), view, Preprocessing())
+
+
+def test_a_scaled_picture_is_resized_then_padded() -> None:
+    preprocessing = Preprocessing(channels=1, scale=1.5, stride_px=8, multiple_px=32, pad_value=127)
+    pixels = np.full((40, 50), 90, np.uint8)
+    height, width = input_size(pixels, preprocessing, (1, 1))
+    assert (height, width) == (64, 96)
+    tensor = np.empty((height, width, 1), np.uint8)
+    placement = write_input(pixels, tensor, preprocessing)
+    assert (placement.scale_y, placement.scale_x) == (1.5, 1.5)
+    assert (tensor[:60, :75] == 90).all()
+    assert (tensor[60:] == 127).all()
+    assert (tensor[:, 75:] == 127).all()

@@ -6,17 +6,19 @@ times as long and says so in one log line only), and the golden set gives what w
 """
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import cv2
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-from station.detections import Grid, decode, heatmap_image, overlap
+from station.detections import Grid, overlap
 from station.errors import BundleError, GoldenMismatch, InferenceError
 from station.manifest import Bundle, GoldenCase, Tensor
 from station.messages import Box, Defect, ModelRef, Outcome, Pixels, Scores
 from station.preprocess import input_size, write_input
+from station.readout import readout_of
 
 INTEGER_OPS = frozenset(
     {
@@ -32,6 +34,7 @@ INTEGER_OPS = frozenset(
         "MUL",
         "PAD",
         "QUANTIZE",
+        "REDUCE_MAX",
         "RELU",
         "RELU6",
         "RESHAPE",
@@ -51,7 +54,11 @@ LARGEST_PICTURE_PX = 1 << 26
 _DELEGATE = "DELEGATE"
 _SCALE_TOLERANCE = 1e-6
 _INPUT_SCALE_TOLERANCE = 1e-4
-_GOLDEN_OVERLAP = 0.8
+_INPUT_SCALES = ((1 / 255, 0), (1 / 128, 127))
+"""The two ways in which networks here take pixels as they are: 0..1, and (pixel − 127) / 128."""
+
+_GOLDEN_OVERLAP = {"detect": 0.8, "classify": 0.3, "anomaly": 0.3}
+"""By task: boxes around places of a map are made of whole cells, of which one more or less changes much."""
 
 
 def check_integer_graph(model: bytes) -> None:
@@ -75,7 +82,7 @@ def check_integer_graph(model: bytes) -> None:
 
 
 class LitertModel:
-    """A detector that is ready to judge; see `load_model`.
+    """A model that is ready to judge; see `load_model`.
 
     Not for use from several threads at once: each camera has its own.
     """
@@ -99,14 +106,12 @@ class LitertModel:
             check_integer_graph(bundle.model)
             self._interpreter = _interpreter(bundle.model, threads, OpResolverType.AUTO)
             inputs, outputs = _signature(self._interpreter)
-            if len(self._manifest.inputs) != 1 or len(self._manifest.outputs) != 2:  # noqa: PLR2004
-                raise BundleError(
-                    "the manifest must name one input and two outputs, heatmap and box, for the task detect"
-                )
+            if len(self._manifest.inputs) != 1:
+                raise BundleError("the manifest must name one input")
             self._input = _check_tensor(inputs, self._manifest.inputs[0])
-            self._heatmap = _check_tensor(outputs, self._manifest.outputs[0])
-            self._box = _check_tensor(outputs, self._manifest.outputs[1])
-            self._check_contract()
+            self._outputs = tuple(_check_tensor(outputs, tensor) for tensor in self._manifest.outputs)
+            self._check_input()
+            self._readout = readout_of(bundle)
             self._check_delegate()
         except BundleError as exc:
             raise BundleError(f"bundle {bundle.origin}: {exc}") from exc
@@ -138,22 +143,15 @@ class LitertModel:
             placement = write_input(pixels, self._interpreter.tensor(self._input)()[0], preprocessing)
             written = time.perf_counter()
             self._interpreter.invoke()
-            heatmap, box = self._grid(self._heatmap, 0), self._grid(self._box, 1)
+            outputs = [
+                Grid(self._interpreter.get_tensor(index)[0], tensor.scale, tensor.zero_point)
+                for index, tensor in zip(self._outputs, self._manifest.outputs, strict=True)
+            ]
         except (RuntimeError, ValueError, MemoryError, cv2.error) as exc:
             raise InferenceError(f"the model {self.ref.name} failed on a {list(pixels.shape)} picture: {exc}") from exc
-        candidates, score = decode(
-            heatmap,
-            box,
-            labels=self._manifest.labels,
-            decoding=self._manifest.decoding,
-            stride_px=preprocessing.stride_px,
-            placement=placement,
-        )
-        picture = heatmap_image(heatmap, preprocessing.stride_px, placement) if self._want_heatmap else None
-        return Scores(
-            candidates,
-            score,
-            picture,
+        scores = self._readout.read(outputs, placement, heatmap=self._want_heatmap)
+        return replace(
+            scores,
             preprocess_ms=(written - began) * 1e3,
             inference_ms=(time.perf_counter() - written) * 1e3,
         )
@@ -181,32 +179,27 @@ class LitertModel:
             except (GoldenMismatch, InferenceError) as exc:
                 raise GoldenMismatch(f"bundle {self._bundle.origin}: golden picture {case.file}: {exc}") from exc
 
-    def _check_contract(self) -> None:
-        manifest = self._manifest
-        preprocessing = manifest.preprocessing
-        picture, heatmap, box = manifest.inputs[0], *manifest.outputs
+    def _check_input(self) -> None:
+        preprocessing = self._manifest.preprocessing
+        picture = self._manifest.inputs[0]
         if picture.dtype != "uint8" or picture.shape[::3] != (1, preprocessing.channels):
             raise BundleError(
                 f"the input must be uint8 [1, height, width, {preprocessing.channels}], "
                 f"not {picture.dtype} {list(picture.shape)}"
             )
-        if abs(picture.scale * 255 - 1) > _INPUT_SCALE_TOLERANCE or picture.zero_point != 0:
+        if not any(
+            abs(picture.scale / scale - 1) <= _INPUT_SCALE_TOLERANCE and picture.zero_point == zero_point
+            for scale, zero_point in _INPUT_SCALES
+        ):
             raise BundleError(
-                f"the input must have scale 1/255 and zero point 0, since pixels are written as they are; "
-                f"it has {picture.scale:g} and {picture.zero_point}"
+                f"the input must have scale 1/255 and zero point 0, or 1/128 and 127, since pixels are written as they "
+                f"are; it has {picture.scale:g} and {picture.zero_point}"
             )
         if preprocessing.multiple_px % preprocessing.stride_px:
             raise BundleError(
                 f"preprocessing.multiple_px {preprocessing.multiple_px} is no multiple of stride_px "
                 f"{preprocessing.stride_px}"
             )
-        cells = tuple(edge // preprocessing.stride_px for edge in picture.shape[1:3])
-        for tensor, depth in ((heatmap, len(manifest.labels)), (box, 4)):
-            if tensor.dtype != "int8" or tensor.shape != (1, *cells, depth):
-                raise BundleError(
-                    f"the output {tensor.name} must be int8 {[1, *cells, depth]}, "
-                    f"not {tensor.dtype} {list(tensor.shape)}"
-                )
 
     def _check_delegate(self) -> None:
         """XNNPACK appears in the runtime's list as nodes named DELEGATE; what they put out, they have computed."""
@@ -214,7 +207,7 @@ class LitertModel:
         for operation in _operations(self._interpreter):
             if operation["op_name"] == _DELEGATE:
                 computed.update(int(index) for index in operation["outputs"])
-        if not {self._heatmap, self._box} <= computed:
+        if not set(self._outputs) <= computed:
             raise BundleError(
                 "the XNNPACK delegate did not take the model, it would run up to 200 times slower; "
                 "is /proc/cpuinfo hidden from this process (ProcSubset=pid)?"
@@ -235,10 +228,6 @@ class LitertModel:
         self._interpreter.allocate_tensors()
         self._size = size
 
-    def _grid(self, index: int, output: int) -> Grid:
-        tensor = self._manifest.outputs[output]
-        return Grid(self._interpreter.get_tensor(index)[0], tensor.scale, tensor.zero_point)
-
     def _check_case(self, case: GoldenCase, scores: Scores) -> None:
         found = [item for item in scores.candidates if item.score >= self._manifest.thresholds.of(item.label)]
         outcome = Outcome.NG if found else Outcome.OK
@@ -251,10 +240,14 @@ class LitertModel:
         if len(found) != len(case.boxes):
             raise GoldenMismatch(f"{len(found)} defects, validated were {len(case.boxes)}")
         for label, box in zip(case.labels, case.boxes, strict=True):
-            if not any(item.label == label and _agree(item, box) for item in found):
+            if not any(item.label == label and self._agree(item, box) for item in found):
                 raise GoldenMismatch(
                     f"no {label} at x {box.x_px:.0f}, y {box.y_px:.0f}, {box.width_px:.0f}×{box.height_px:.0f} px"
                 )
+
+    def _agree(self, defect: Defect, box: Box) -> bool:
+        shared = overlap(_corners(defect.box), _corners(box)[None])[0]
+        return bool(shared >= _GOLDEN_OVERLAP[self._manifest.task])
 
 
 def load_model(bundle: Bundle, threads: int = 1, *, heatmap: bool = False) -> LitertModel:
@@ -324,10 +317,6 @@ def _golden_picture(bundle: Bundle, case: GoldenCase) -> Pixels:
     if decoded is None:
         raise GoldenMismatch("is not a picture")
     return np.asarray(decoded, np.uint8)
-
-
-def _agree(defect: Defect, box: Box) -> bool:
-    return bool(overlap(_corners(defect.box), _corners(box)[None])[0] >= _GOLDEN_OVERLAP)
 
 
 def _corners(box: Box) -> np.ndarray[Any, np.dtype[np.float32]]:
