@@ -7,6 +7,7 @@
     ├── DeviceError
     │   ├── CameraError           transient: the camera is closed and opened again with back-off
     │   └── EndOfStream           not a fault: the source has no more pictures
+    ├── AlarmRefused              an alarm's state does not allow what was asked for; nothing has changed
     ├── LogError                  a sensor log cannot be read: file, line and column are named; fatal for that log
     ├── ProtocolError             a peer said something that is not the protocol, or refused us; transient
     │   └── LoginRefused          the broker refused the credentials
@@ -28,6 +29,10 @@ class StationError(Exception):
 
 class ConfigurationError(StationError):
     """A setting is wrong: the text names the file, the key, the value found and what is allowed."""
+
+
+class AlarmRefused(StationError):
+    """An alarm cannot do what was asked for; the text says what it can do."""
 
 
 class DeviceError(StationError):
