@@ -6,16 +6,18 @@ for another layout is a module in `export.layouts`, added to `_list_samples`. Pi
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from export.layouts import deeppcb, folders
+from export.duplicates import LookAlike, clusters, look_alikes
+from export.layouts import coco, deeppcb, folders, voc, yolo
 from export.layouts.deeppcb import BOARD_LABELS
+from export.layouts.files import files_in
 from export.layouts.folders import find_good_label
-from export.pictures import read_mask, read_pixels, read_sample
+from export.pictures import is_picture, read_mask, read_pixels, read_sample
 from export.samples import (
     SPLITS,
     Dataset,
@@ -26,7 +28,7 @@ from export.samples import (
     Sample,
     Split,
 )
-from export.scan import scan
+from export.scan import Scan, scan
 from export.splits import (
     GROUPS_FILE,
     SPLIT_FILE,
@@ -54,16 +56,25 @@ __all__ = [
     "read_sample",
 ]
 
+ALIKE_AT_MOST = 0.1
+"""A larger part of the pictures that all look alike says that likeness tells nothing about parts."""
+
+ALIKE_IN_ANY_CASE = 10
+"""Pictures of one part that are believed, however few there are."""
+
 _BY_SEVERITY = ("error", "warning", "note")
 
 
-def read_dataset(root: Path, *, good_label: str | None = None, seed: int = 0) -> Dataset:
+def read_dataset(
+    root: Path, *, good_label: str | None = None, seed: int = 0, group_look_alikes: bool = True
+) -> Dataset:
     """Recognize the layout of a folder, read its labels, look at every picture, and split.
 
     Args:
         root: the folder.
         good_label: name of the class without defects; None finds it by its name (`is_good_name`).
         seed: of the split, where the folder gives none.
+        group_look_alikes: put pictures that look alike into one group where nothing else gives groups.
 
     Raises:
         DatasetError: the folder or a file is missing, the layout is unknown, a line cannot be read, or nothing is
@@ -72,14 +83,14 @@ def read_dataset(root: Path, *, good_label: str | None = None, seed: int = 0) ->
     if not root.is_dir():
         raise DatasetError(f"{root}: is not a folder")
     listing = _list_samples(root)
-    seen = scan(listing.samples, listing.root)
-    samples = list(seen.samples)
-    if not samples:
+    seen = scan(listing)
+    if not seen.samples:
         raise DatasetError(f"{root}: holds no picture that can be used{_first_of(seen.problems)}")
     problems = [*listing.problems, *seen.problems]
-    samples, grouped_by = _grouped(listing, samples)
+    pairs = look_alikes(seen.thumbnails)
+    samples, grouped_by, too_alike = _grouped(listing, seen, pairs if group_look_alikes else [])
     splits, folds, split_by = _split(listing, samples, seed)
-    problems += leaks(samples, splits)
+    problems += [*too_alike, *_straddling(listing, samples, splits), *_alike_apart(samples, splits, pairs)]
     return Dataset(
         root=listing.root,
         layout=listing.layout,
@@ -113,11 +124,19 @@ def fingerprint(samples: Sequence[Sample]) -> str:
 def _list_samples(root: Path) -> Listing:
     if (boards := deeppcb.find(root)) is not None:
         return deeppcb.read(boards)
+    if described := coco.find(root):
+        return coco.read(root, described)
+    if described_each := voc.find(root):
+        return voc.read(root, described_each)
+    if yolo.recognize(root):
+        return yolo.read(root)
     if folders.recognize(root):
         return folders.read(root)
+    loose = sum(is_picture(path) for path in files_in(root))
+    found = f"{loose} pictures without labels" if loose else "nothing that is known"
     raise DatasetError(
-        f"{root}: holds no known layout; expected a folder of pictures for each class, or trainval.txt and test.txt "
-        "(DeepPCB) there or in its folder PCBData"
+        f"{root}: holds {found}; expected one of: a folder of pictures for each class (for example good and scratch); "
+        "pictures with boxes as COCO (JSON), Pascal VOC (XML) or YOLO (text files); trainval.txt and test.txt (DeepPCB)"
     )
 
 
@@ -129,14 +148,73 @@ def _good_label(listing: Listing, given: str | None) -> str | None:
     return given
 
 
-def _grouped(listing: Listing, samples: Sequence[Sample]) -> tuple[list[Sample], str]:
+def _grouped(listing: Listing, seen: Scan, pairs: Sequence[LookAlike]) -> tuple[list[Sample], str, list[Problem]]:
+    """Samples with their groups, what decided them, and a warning where looks cannot tell parts apart."""
+    samples = seen.samples
     table = listing.root / GROUPS_FILE
     if table.is_file():
         groups = read_table(table, "group", samples, listing.root)
-        return [replace(sample, group=groups[sample.name]) for sample in samples], GROUPS_FILE
+        return [replace(sample, group=groups[sample.name]) for sample in samples], GROUPS_FILE, []
     if listing.grouped:
-        return list(samples), "the layout's own groups"
-    return list(samples), "each picture by itself"
+        return list(samples), "the layout's own groups", []
+    same = _same_files(seen)
+    members = clusters(len(samples), [*same, *((pair.first, pair.second) for pair in pairs)])
+    largest = max(np.bincount(members, minlength=1))
+    problems = []
+    if largest > max(ALIKE_AT_MOST * len(samples), ALIKE_IN_ANY_CASE):
+        problems.append(
+            Problem(
+                "",
+                f"{largest} pictures look so much alike that parts cannot be told apart by their looks; if parts were "
+                f"shot several times, say which pictures belong together in {GROUPS_FILE}",
+                "warning",
+                "groups",
+            )
+        )
+        members = clusters(len(samples), same)
+    together = len(samples) - len(set(members))
+    grouped = [replace(sample, group=samples[member].group) for sample, member in zip(samples, members, strict=True)]
+    return grouped, f"looks: {together} look-alikes joined others" if together else "each picture by itself", problems
+
+
+def _same_files(seen: Scan) -> list[tuple[int, int]]:
+    first: dict[str, int] = {}
+    pairs = []
+    for index, sample in enumerate(seen.samples):
+        twin = first.setdefault(seen.facts[sample.name].sha256, index)
+        if twin != index:
+            pairs.append((twin, index))
+    return pairs
+
+
+def _straddling(listing: Listing, samples: Sequence[Sample], splits: Mapping[str, Split]) -> list[Problem]:
+    found = leaks(samples, splits)
+    if listing.grouped and listing.splits and found:
+        # As its authors published it: their protocol, not their user's mistake.
+        return [Problem("", f"{len(found)} groups stand in several of the layout's own splits", "note", "leak")]
+    return found
+
+
+def _alike_apart(samples: Sequence[Sample], splits: Mapping[str, Split], pairs: Sequence[LookAlike]) -> list[Problem]:
+    """A warning for each picture that has a look-alike in another split, with the one that is most like it."""
+    nearest: dict[str, tuple[float, Sample]] = {}
+    for pair in pairs:
+        first, second = samples[pair.first], samples[pair.second]
+        if first.group == second.group or splits[first.name] == splits[second.name]:
+            continue
+        early, late = sorted((first, second), key=lambda sample: SPLITS.index(splits[sample.name]))
+        if pair.alike > nearest.get(late.name, (0.0, early))[0]:
+            nearest[late.name] = pair.alike, early
+    return [
+        Problem(
+            name,
+            f"{splits[name]}: looks like {other.name} in {splits[other.name]} (correlation {alike:.2f}); if both show "
+            f"the same part, the figures will be better than the truth: give them one group in {GROUPS_FILE}",
+            "warning",
+            "leak",
+        )
+        for name, (alike, other) in sorted(nearest.items())
+    ]
 
 
 def _split(listing: Listing, samples: Sequence[Sample], seed: int) -> tuple[dict[str, Split], dict[str, int], str]:

@@ -1,6 +1,6 @@
 """What a labelled folder becomes: samples by split, and the list of what is wrong with it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -160,6 +160,7 @@ class Listing:
             absent.
         problems: files that are not used, and why.
         grouped: the layout knows which pictures show the same part.
+        relative_boxes: `boxes_px` are still parts of the picture's width and height.
     """
 
     root: Path
@@ -169,6 +170,4 @@ class Listing:
     splits: Mapping[str, Split] = field(default_factory=dict)
     problems: Sequence[Problem] = ()
     grouped: bool = False
-
-    def __iter__(self) -> Iterator[Sample]:
-        return iter(self.samples)
+    relative_boxes: bool = False

@@ -4,15 +4,22 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
-from export.pictures import bit_depth, decode, decode_file
-from export.samples import DatasetError, Facts, Problem, Sample
+from export.duplicates import EDGE_PX, Thumbnails, thumbnail
+from export.pictures import bit_depth, decode, decode_file, to_8_bits
+from export.samples import DatasetError, Facts, Listing, Problem, Sample
 
 WORKERS = 4
+
+LEAST_BOX_PX = 0.5
+"""A box that is narrower or lower holds nothing to learn from."""
+
+OUTSIDE_AT_MOST_PX = 1.0
+"""Labelling tools round; a box that reaches farther out of its picture is worth a warning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +28,13 @@ class Scan:
 
     Attributes:
         samples: those whose picture can be used, in their order.
+        thumbnails: uint8 `[n, 32, 32]`, of those.
         facts: sample's name → what was seen.
         problems: the others, and what to know of these.
     """
 
     samples: Sequence[Sample]
+    thumbnails: Thumbnails
     facts: Mapping[str, Facts]
     problems: Sequence[Problem]
 
@@ -34,27 +43,30 @@ class Scan:
 class _Seen:
     sample: Sample
     facts: Facts | None
+    thumbnail: Thumbnails | None
     problems: Sequence[Problem]
 
 
-def scan(samples: Sequence[Sample], root: Path) -> Scan:
-    """Decode every picture and mask; leave out what cannot be used."""
+def scan(listing: Listing) -> Scan:
+    """Decode every picture and mask; leave out what cannot be used, and cut boxes to their pictures."""
     with ThreadPoolExecutor(WORKERS, thread_name_prefix="look-at-pictures") as pool:
-        seen = list(pool.map(lambda sample: _look(sample, root), samples))
+        seen = list(pool.map(lambda sample: _look(sample, listing), listing.samples))
     facts = {item.sample.name: item.facts for item in seen if item.facts is not None}
     problems = [problem for item in seen for problem in item.problems]
     usable = [item.sample for item in seen if item.facts is not None]
+    thumbnails = [item.thumbnail for item in seen if item.thumbnail is not None]
     deep = [facts[sample.name].bits for sample in usable if facts[sample.name].bits > 8]  # noqa: PLR2004
     # One depth for all: scaled each by its own, a dark picture would become as bright as the others.
     bits = max(deep, default=None)
     return Scan(
         [replace(sample, bits=bits) if facts[sample.name].bits > 8 else sample for sample in usable],  # noqa: PLR2004
+        np.stack(thumbnails) if thumbnails else np.zeros((0, EDGE_PX, EDGE_PX), np.uint8),
         facts,
         [*problems, *_twins(usable, facts)],
     )
 
 
-def _look(sample: Sample, root: Path) -> _Seen:
+def _look(sample: Sample, listing: Listing) -> _Seen:
     try:
         data = sample.picture.read_bytes()
     except OSError as exc:
@@ -70,15 +82,17 @@ def _look(sample: Sample, root: Path) -> _Seen:
     channels: Literal[1, 3] = 1 if grey else 3
     bits = 8 if pixels.dtype == np.uint8 else max(bit_depth(int(pixels.max())), 10)
     facts = Facts(width, height, channels, bits, hashlib.sha256(data).hexdigest())
-    problems: list[Problem] = []
+    sample, problems = _within(sample, width, height, relative=listing.relative_boxes)
     if sample.mask is not None:
-        name = sample.mask.relative_to(root).as_posix()
+        name = sample.mask.relative_to(listing.root).as_posix()
+        fits = False
         try:
             mask_height, mask_width = decode_file(sample.mask, 1).shape
         except DatasetError as exc:
             problems.append(Problem(name, f"{str(exc).removeprefix(f'{sample.mask}: ')}; not used", "error", "mask"))
         else:
-            if (mask_height, mask_width) != (height, width):
+            fits = (mask_height, mask_width) == (height, width)
+            if not fits:
                 problems.append(
                     Problem(
                         name,
@@ -87,13 +101,41 @@ def _look(sample: Sample, root: Path) -> _Seen:
                         "mask",
                     )
                 )
-        if problems:
+        if not fits:
             sample = replace(sample, mask=None)
-    return _Seen(sample, facts, problems)
+    return _Seen(sample, facts, thumbnail(to_8_bits(pixels)), problems)
+
+
+def _within(sample: Sample, width: int, height: int, *, relative: bool) -> tuple[Sample, list[Problem]]:
+    """The sample with its boxes in pixels and inside of the picture; boxes that hold no pixel are left out."""
+    boxes_px = sample.boxes_px * np.array([width, height, width, height], np.float32) if relative else sample.boxes_px
+    clipped = np.clip(boxes_px, 0, np.array([width, height, width, height], np.float32))
+    holds = ((clipped[:, 2:] - clipped[:, :2]) >= LEAST_BOX_PX).all(axis=1)
+    problems = [
+        Problem(
+            sample.name,
+            f"box {_corners(box)} holds no pixel of the picture ({width}×{height}); the box is left out",
+            "error",
+            "label",
+        )
+        for box in boxes_px[~holds]
+    ]
+    reaching = holds & (np.abs(clipped - boxes_px) > OUTSIDE_AT_MOST_PX).any(axis=1)
+    problems += [
+        Problem(
+            sample.name, f"box {_corners(box)} reaches out of the picture ({width}×{height}); cut", "warning", "label"
+        )
+        for box in boxes_px[reaching]
+    ]
+    return replace(sample, boxes_px=clipped[holds].astype(np.float32), classes=sample.classes[holds]), problems
+
+
+def _corners(box: npt.NDArray[np.float32]) -> str:
+    return " ".join(f"{value:g}" for value in box)
 
 
 def _unusable(sample: Sample, what: str, kind: Literal["broken", "empty"]) -> _Seen:
-    return _Seen(sample, None, [Problem(sample.name, what, "error", kind)])
+    return _Seen(sample, None, None, [Problem(sample.name, what, "error", kind)])
 
 
 def _twins(samples: Sequence[Sample], facts: Mapping[str, Facts]) -> list[Problem]:
