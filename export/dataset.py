@@ -133,9 +133,9 @@ def _list_samples(root: Path) -> Listing:
     if folders.recognize(root):
         return folders.read(root)
     loose = sum(is_picture(path) for path in files_in(root))
-    found = f"{loose} pictures without labels" if loose else "nothing that is known"
+    found = f"; its {loose} pictures have no labels" if loose else ""
     raise DatasetError(
-        f"{root}: holds {found}; expected one of: a folder of pictures for each class (for example good and scratch); "
+        f"{root}: holds no known layout{found}; expected one of: a folder of pictures for each class (for example good and scratch); "
         "pictures with boxes as COCO (JSON), Pascal VOC (XML) or YOLO (text files); trainval.txt and test.txt (DeepPCB)"
     )
 
