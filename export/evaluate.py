@@ -1,10 +1,11 @@
-"""Scores of a detector on labelled pictures, by the protocol of the DeepPCB benchmark.
+"""Labelled pictures through a model, and the figures of its boxes by the protocol of the DeepPCB benchmark.
 
 A detection is right when its box overlaps a box of the same class that no better detection has taken by more than 0.33
 (intersection over union). Average precision is the area under the precision-recall points without interpolation: the
 mean over all labelled defects of the precision at the score at which each was found, 0 for those never found; this is
-what the ICDAR 2015 evaluation computes, which that benchmark borrows. mAP is its mean over the classes. The F-score is
-2PR/(P+R) over all classes together, at thresholds that were chosen elsewhere.
+what the ICDAR 2015 evaluation computes, which that benchmark borrows, except that equal scores count as one point. mAP
+is its mean over the classes. The F-score is 2PR/(P+R) over all classes together, at thresholds that were chosen
+elsewhere.
 """
 
 import time
@@ -15,10 +16,13 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from export.dataset import DatasetError, Sample, read_pixels
+from export.dataset import DatasetError, Sample, read_mask, read_sample
+from export.metrics import average_precision
+from export.thresholds import Counts, count_parts
 from station.detections import overlap
+from station.judge import above_threshold, judge
 from station.manifest import Thresholds
-from station.messages import Box, Defect, Pixels, Scores
+from station.messages import Box, Defect, Outcome, Pixels, Scores
 
 RIGHT_OVERLAP = 0.33
 """DeepPCB README, "Benchmarks"."""
@@ -33,14 +37,16 @@ class Detector(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scored:
-    """One labelled picture with what a detector said of it.
+    """One labelled picture with what a model said of it.
 
     Attributes:
         candidates: best first.
-        right: bool per candidate.
+        right: bool per candidate: its box is that of a labelled defect.
         truths: labelled defects by class index.
         seconds: time from decoded picture to candidates.
         score: the picture's score.
+        class_scores: of a classifier, by label of the bundle.
+        on_mask: whether the strongest cell of the map touches the defect mask; None without map or mask.
     """
 
     sample: Sample
@@ -49,11 +55,13 @@ class Scored:
     truths: npt.NDArray[np.int64]
     seconds: float
     score: float
+    class_scores: tuple[float, ...] = ()
+    on_mask: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Result of an evaluation.
+    """Figures of the boxes.
 
     Attributes:
         mean_average_precision: mean of `average_precision` over the classes that occur.
@@ -105,12 +113,23 @@ def score_samples(
         raise DatasetError("there are no pictures to evaluate on")
     scored = []
     for number, sample in enumerate(samples, start=1):
-        pixels = read_pixels(sample.picture, channels)
+        pixels = read_sample(sample, channels)
         began = time.perf_counter()
         scores = detector.infer(pixels)
         seconds = time.perf_counter() - began
         right = match(scores.candidates, sample.boxes_px, sample.classes, labels)
-        scored.append(Scored(sample, scores.candidates, right, sample.classes, seconds, scores.score))
+        scored.append(
+            Scored(
+                sample,
+                scores.candidates,
+                right,
+                sample.classes,
+                seconds,
+                scores.score,
+                class_scores=scores.class_scores,
+                on_mask=_peak_on_mask(scores.heatmap, sample),
+            )
+        )
         if progress is not None:
             progress(number, len(samples))
     return scored
@@ -123,11 +142,12 @@ def match(
     labels: tuple[str, ...],
 ) -> npt.NDArray[np.bool_]:
     """Which candidates (best first) are right; each labelled box is taken once, by the best that overlaps it enough."""
+    numbers = {label: index for index, label in enumerate(labels)}
     taken = np.zeros(len(boxes_px), np.bool_)
     right = np.zeros(len(candidates), np.bool_)
     for index, candidate in enumerate(candidates):
         ious = overlap(corners(candidate.box), boxes_px)
-        ious[taken | (classes != labels.index(candidate.label))] = 0.0
+        ious[taken | (classes != numbers.get(candidate.label, -1))] = 0.0
         if len(ious) and ious.max() > RIGHT_OVERLAP:
             taken[int(ious.argmax())] = True
             right[index] = True
@@ -139,17 +159,8 @@ def corners(box: Box) -> npt.NDArray[np.float32]:
     return np.array([box.x_px, box.y_px, box.x_px + box.width_px, box.y_px + box.height_px], np.float32)
 
 
-def average_precision(scores: npt.NDArray[np.float64], right: npt.NDArray[np.bool_], truths: int) -> float:
-    """Area under the precision-recall points, not interpolated; see the module's text. 0 when nothing was labelled."""
-    if truths == 0:
-        return 0.0
-    ranked = right[np.argsort(-scores, kind="stable")]
-    precision = np.cumsum(ranked) / np.arange(1, len(ranked) + 1)
-    return float(precision[ranked].sum() / truths)
-
-
 def figures(scored: Sequence[Scored], labels: tuple[str, ...], thresholds: Thresholds) -> Figures:
-    """All figures of an evaluation."""
+    """All figures of a detector's boxes."""
     ranking = [
         (candidate.label, candidate.score, bool(right))
         for item in scored
@@ -160,7 +171,7 @@ def figures(scored: Sequence[Scored], labels: tuple[str, ...], thresholds: Thres
     names = np.array([label for label, _, _ in ranking], np.str_)
     truths = np.concatenate([item.truths for item in scored])
     per_class = {
-        label: average_precision(scores[names == label], right[names == label], int(np.sum(truths == index)))
+        label: average_precision(right[names == label], scores[names == label], int(np.sum(truths == index))) or 0.0
         for index, label in enumerate(labels)
         if np.any(truths == index)
     }
@@ -171,7 +182,7 @@ def figures(scored: Sequence[Scored], labels: tuple[str, ...], thresholds: Thres
     return Figures(
         mean_average_precision=float(np.mean(list(per_class.values()))) if per_class else 0.0,
         average_precision=per_class,
-        pooled_average_precision=average_precision(scores, right, len(truths)),
+        pooled_average_precision=average_precision(right, scores, len(truths)) or 0.0,
         f_score=2 * precision * recall / (precision + recall) if hits else 0.0,
         precision=precision,
         recall=recall,
@@ -203,15 +214,32 @@ def choose_threshold(scored: Sequence[Scored]) -> float:
     return float(np.clip((ranked[middle] + lower[middle]) / 2, 1e-3, 1 - 1e-3))
 
 
-def count_frames(scored: Sequence[Scored], thresholds: Thresholds) -> tuple[int, int, int, int]:
-    """Whole pictures at the thresholds: (good rejected, good, bad missed, bad)."""
-    rejected = good = missed = bad = 0
-    for item in scored:
-        reported = any(candidate.score >= thresholds.of(candidate.label) for candidate in item.candidates)
-        if len(item.truths):
-            bad += 1
-            missed += not reported
-        else:
-            good += 1
-            rejected += reported
-    return rejected, good, missed, bad
+def count_frames(scored: Sequence[Scored], thresholds: Thresholds) -> Counts:
+    """Whole pictures at the thresholds; a picture is bad when a defect is labelled in it."""
+    return count_parts(
+        np.array([len(item.truths) > 0 for item in scored], np.bool_),
+        np.array([not passes(item, thresholds) for item in scored], np.bool_),
+    )
+
+
+def passes(item: Scored, thresholds: Thresholds) -> bool:
+    """Whether the station would call the picture ok."""
+    scores = Scores(item.candidates, item.score)
+    return judge(scores, above_threshold(scores, thresholds), thresholds, ()).outcome is Outcome.OK
+
+
+def _peak_on_mask(heatmap: npt.NDArray[np.float32] | None, sample: Sample) -> bool | None:
+    """Whether the cell with the largest value touches the mask; the first such cell in reading order."""
+    if heatmap is None or sample.mask is None:
+        return None
+    mask = read_mask(sample.mask)
+    if not mask.any():
+        return None
+    rows, columns = heatmap.shape
+    row, column = divmod(int(heatmap.argmax()), columns)
+    height, width = mask.shape
+    cell = mask[
+        row * height // rows : -(-(row + 1) * height // rows),
+        column * width // columns : -(-(column + 1) * width // columns),
+    ]
+    return bool(cell.any())

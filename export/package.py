@@ -110,12 +110,9 @@ def detector_decoding() -> Decoding:
 def held_out_thresholds(scored: Sequence[Scored]) -> Thresholds:
     """The threshold of the best F-score on pictures that training never saw, with the counts it gives there."""
     chosen = Thresholds(default=choose_threshold(scored))
-    rejected, good, missed, bad = count_frames(scored, chosen)
+    counts = count_frames(scored, chosen)
     return chosen.model_copy(
-        update={
-            "chosen_on": f"best F-score on {len(scored)} held-out pictures: "
-            f"{rejected} of {good} good rejected, {missed} of {bad} bad missed"
-        }
+        update={"chosen_on": f"best F-score on {len(scored)} held-out pictures: {counts.with_intervals()}"}
     )
 
 

@@ -5,11 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from export.dataset import Sample
-from export.evaluate import Scored, average_precision, choose_threshold, count_frames, figures, match
+from export.evaluate import Scored, choose_threshold, count_frames, figures, match
+from export.thresholds import Counts
 from station.manifest import Thresholds
 from station.messages import Box, Defect
 
@@ -48,28 +47,6 @@ def test_a_labelled_box_is_taken_once_by_the_best() -> None:
     assert match(candidates, boxes, np.array([0]), LABELS).tolist() == [True, False]
 
 
-def test_average_precision_by_hand() -> None:
-    scores = np.array([0.9, 0.8, 0.7, 0.6])
-    right = np.array([True, False, True, False])
-    # Of four labelled: found at rank 1 (1/1) and at rank 3 (2/3); two never.
-    assert average_precision(scores, right, 4) == pytest.approx((1 + 2 / 3) / 4)
-    assert average_precision(scores, right, 0) == 0
-    assert average_precision(scores[:0], right[:0], 3) == 0
-
-
-@given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), max_size=30))
-def test_average_precision_is_a_share_and_perfect_only_when_all_right_come_first(
-    ranking: list[tuple[float, bool]],
-) -> None:
-    scores = np.array([score for score, _ in ranking], np.float64)
-    right = np.array([hit for _, hit in ranking], np.bool_)
-    value = average_precision(scores, right, int(right.sum()))
-    assert 0 <= value <= 1 + 1e-12
-    ordered = average_precision(np.sort(scores)[::-1], np.sort(right)[::-1], int(right.sum()))
-    assert ordered == pytest.approx(1.0 if right.any() else 0.0)
-    assert value <= ordered + 1e-12
-
-
 def test_figures_by_hand() -> None:
     pictures = [
         scored([("a", 0.9, True), ("b", 0.6, False)], [0]),
@@ -86,7 +63,7 @@ def test_figures_by_hand() -> None:
     assert result.flat()["ap_b"] == 1.0
     per_class = figures(pictures, LABELS, Thresholds(default=0.5, per_class={"a": 0.2, "b": 0.7}))
     assert per_class.f_score == 1.0
-    assert count_frames(pictures, Thresholds(default=0.85)) == (0, 1, 1, 2)
+    assert count_frames(pictures, Thresholds(default=0.85)) == Counts(0, 1, 1, 2)
 
 
 def test_the_threshold_lies_between_scores_where_f_is_best() -> None:

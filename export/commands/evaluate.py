@@ -1,18 +1,23 @@
 """Score a bundle on a labelled folder, through the deployed path: bundle, LiteRT, decoding.
 
     station-export evaluate BUNDLE --data DIR --split test --json
+    station-export evaluate BUNDLE --data NEW --split all --report OUT
 
-A detection is right at an intersection over union above 0.33 with a box of the same class. mAP is the mean over the
+DIR is any labelled folder that `station-export train` takes; its labels must be the bundle's, or some of them. A
+picture is bad when a defect is labelled in it, and rejected when the station would not call it ok. Of a detector, a
+box is right at an intersection over union above 0.33 with a labelled one of the same class; mAP is the mean over the
 classes of the area under the precision-recall points; the F-score is taken at the bundle's thresholds.
 """
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
-from export.dataset import SPLITS, DatasetError, read_dataset
-from export.evaluate import count_frames, figures, score_samples
+from export.dataset import SPLITS, read_dataset
+from export.evaluate import score_samples
+from export.evaluation import ALL, Evaluation, evaluate, for_bundle, pictures_of, task_of
+from export.progress import ProgressLine
+from export.thresholds import percent
 from station.adapters.litert_model import load_model
 from station.manifest import read_bundle
 
@@ -21,7 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="the bundle file")
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="the labelled folder")
-    parser.add_argument("--split", choices=SPLITS, default="test", help="which part of it (default: %(default)s)")
+    parser.add_argument(
+        "--split", choices=[*SPLITS, ALL], default="test", help="which part of it (default: %(default)s)"
+    )
     parser.add_argument("--threads", type=int, default=1, help="of the runtime (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -29,37 +36,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate and print."""
     bundle = read_bundle(arguments.bundle)
-    model = load_model(bundle, arguments.threads)
     manifest = bundle.manifest
-    dataset = read_dataset(arguments.data)
-    if dataset.labels != manifest.labels:
-        raise DatasetError(
-            f"{arguments.data}: its labels {', '.join(dataset.labels)} "
-            f"are not the bundle's {', '.join(manifest.labels)}"
-        )
-    scored = score_samples(
-        model, dataset.splits[arguments.split], dataset.labels, manifest.preprocessing.channels, _progress
-    )
-    result = figures(scored, dataset.labels, manifest.thresholds)
-    rejected, good, missed, bad = count_frames(scored, manifest.thresholds)
-    values = result.flat() | {"good_rejected": rejected, "good": good, "bad_missed": missed, "bad": bad}
+    dataset = for_bundle(manifest, read_dataset(arguments.data))
+    samples = pictures_of(dataset, arguments.split)
+    # The map is only needed where masks say whether it points at the defect.
+    model = load_model(bundle, arguments.threads, heatmap=any(sample.mask for sample in samples))
+    scored = score_samples(model, samples, dataset.labels, manifest.preprocessing.channels, ProgressLine("scoring"))
+    result = evaluate(scored, task_of(manifest, dataset), manifest.thresholds)
     if arguments.json:
         names = {"bundle": bundle.ref.name, "sha256": bundle.sha256, "split": arguments.split}
-        print(json.dumps({**names, "threshold": manifest.thresholds.default, **values}))
+        print(json.dumps({**names, **result.record()}))
         return 0
-    print(f"{bundle.ref.name} {bundle.ref.version} on {result.pictures} pictures with {result.defects} defects")
-    print(f"mAP {result.mean_average_precision:.4f}   pooled AP {result.pooled_average_precision:.4f}")
-    for label, value in result.average_precision.items():
-        print(f"  {label:12} AP {value:.4f}")
-    print(
-        f"F {result.f_score:.4f} at threshold {manifest.thresholds.default:.3f} "
-        f"(precision {result.precision:.4f}, recall {result.recall:.4f})"
-    )
-    print(f"pictures: {rejected} of {good} good rejected, {missed} of {bad} bad missed")
-    print(f"{result.frames_per_s:.0f} pictures/s from decoded pixels to boxes, {arguments.threads} thread")
+    print(f"{bundle.ref.name} {bundle.ref.version}, {manifest.task}, on {result.pictures} pictures ({arguments.split})")
+    for line in describe(result):
+        print(line)
+    print(f"{result.frames_per_s:.0f} pictures/s from decoded pixels to scores, {arguments.threads} thread")
     return 0
 
 
-def _progress(done: int, total: int) -> None:
-    if sys.stderr.isatty():
-        sys.stderr.write(f"\r{done}/{total}" + ("\n" if done == total else ""))
+def describe(result: Evaluation) -> list[str]:
+    """The figures as lines for people."""
+    lines = []
+    if result.counts is not None:
+        lines.append(f"at threshold {result.threshold:.4g}: {result.counts.with_intervals()}")
+    names = {"map": "mAP", "f_score": "F", "macro_f1": "macro-F1", "auroc": "AUROC", "ap": "AP", "accuracy": "accuracy"}
+    lines.append("   ".join(f"{names[name]} {value:.4f}" for name, value in result.headline().items()))
+    if result.boxes is not None:
+        boxes = result.boxes
+        lines.append(f"{boxes.defects} defects: precision {boxes.precision:.4f}, recall {boxes.recall:.4f}")
+        lines += [f"  {label:14} AP {value:.4f}" for label, value in boxes.average_precision.items()]
+    elif result.task.kind == "classify":
+        lines += [
+            f"  {one.label:14} {one.pictures:5} pictures   precision {one.precision:.3f}   recall {one.recall:.3f}   "
+            f"F1 {one.f1:.3f}"
+            for one in result.classes
+        ]
+    else:
+        lines += [f"  {one.label:14} {one.caught} of {one.pictures} caught" for one in result.caught]
+    if result.peaks is not None:
+        on_mask, of = result.peaks
+        lines.append(
+            f"the map is strongest on the mask in {on_mask} of {of} detected pictures ({percent(on_mask / of)})"
+        )
+    return [line for line in lines if line]
