@@ -202,8 +202,7 @@ def for_bundle(manifest: Manifest, dataset: Dataset) -> Dataset:
     Raises:
         DatasetError: the labels do not fit; the text names them.
     """
-    kind: str = manifest.task
-    if kind == "anomaly":
+    if manifest.task == "anomaly":
         if dataset.good_label is None:
             raise DatasetError(
                 f"{dataset.root}: none of its classes {', '.join(dataset.labels)} is that of good parts, which the "
@@ -211,7 +210,7 @@ def for_bundle(manifest: Manifest, dataset: Dataset) -> Dataset:
             )
         return dataset
     # A detector's good pictures have no box: the class folder of good ones needs no number of its own.
-    spare = {dataset.good_label} if kind == "detect" else set()
+    spare = {dataset.good_label} if manifest.task == "detect" else set()
     if unknown := [label for label in dataset.labels if label not in manifest.labels and label not in spare]:
         raise DatasetError(
             f"{dataset.root}: the bundle {manifest.name} does not know its "
@@ -230,7 +229,7 @@ def for_bundle(manifest: Manifest, dataset: Dataset) -> Dataset:
         ]
         for split, samples in dataset.splits.items()
     }
-    good_label: str | None = getattr(manifest, "good_label", None) or dataset.good_label
+    good_label = manifest.good_label if manifest.task == "classify" else dataset.good_label
     return replace(dataset, labels=labels, splits=splits, good_label=good_label)
 
 
