@@ -13,14 +13,15 @@ COMMANDS = {
     "package": "quantize a finished or interrupted training and write its bundle",
     "evaluate": "score a bundle on a labelled folder, through the deployed path",
     "render": "write rendered circuit boards as a labelled folder",
+    "render-process": "write logs of the simulated oven and press",
     "tune": "choose a bundle's threshold on frames of the simulated line",
 }
-"""Name of the module in `export.commands` → what it does."""
+"""Name of the module in `export.commands`, with - for _ → what it does."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand; returns the exit code: 0 done, 1 an error, 2 wrong arguments, 130 interrupted."""
-    listing = "\n".join(f"  {name:10} {text}" for name, text in COMMANDS.items())
+    listing = "\n".join(f"  {name:14} {text}" for name, text in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="station-export",
         description="Train, quantize, evaluate and package the station's models.",
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help=argparse.SUPPRESS)
     chosen = parser.parse_args(arguments)
     # Only the chosen command is imported: TensorFlow alone takes five seconds, and not every command needs it.
-    command = importlib.import_module(f"export.commands.{chosen.command}")
+    command = importlib.import_module(f"export.commands.{chosen.command.replace('-', '_')}")
     command_parser = argparse.ArgumentParser(
         prog=f"station-export {chosen.command}",
         description=command.__doc__,

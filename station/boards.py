@@ -147,22 +147,31 @@ class Web:
     width_px: pixels across the web, at least 320.
     defect_share: share of frames (of `SHARE_LINES` lines) that hold the centre of a defect, 0 to 0.99.
     imaging: the camera; the demo's by default.
+    rise: (line, share): boards from this line on have another share.
 
     Not for use from several threads. Line numbers start at 0.
     """
 
     def __init__(
-        self, seed: int, width_px: int = 640, defect_share: float = 0.1, imaging: Imaging | None = None
+        self,
+        seed: int,
+        width_px: int = 640,
+        defect_share: float = 0.1,
+        imaging: Imaging | None = None,
+        rise: tuple[int, float] | None = None,
     ) -> None:
         if width_px < LEAST_WIDTH_PX:
             raise ValueError(f"width_px = {width_px}; allowed: {LEAST_WIDTH_PX} or more")
-        if not 0.0 <= defect_share <= LARGEST_SHARE:
-            raise ValueError(f"defect_share = {defect_share}; allowed: 0 to {LARGEST_SHARE}")
+        risen_from, risen_share = rise or (0, defect_share)
+        for share in (defect_share, risen_share):
+            if not 0.0 <= share <= LARGEST_SHARE:
+                raise ValueError(f"defect_share = {share}; allowed: 0 to {LARGEST_SHARE}")
         self.seed = seed
         self.width_px = width_px
         self.imaging = imaging or Imaging()
-        # Defects come independently of each other, so their number on a board is a Poisson variable.
-        self._mean_defects = -math.log1p(-defect_share) * PITCH_LINES / SHARE_LINES
+        self._risen_from_board = -(-risen_from // PITCH_LINES)
+        self._mean_defects = _mean_defects(defect_share)
+        self._mean_risen = _mean_defects(risen_share)
         self._designs: OrderedDict[int, _Design] = OrderedDict()
         self._placed: OrderedDict[int, tuple[Placed, ...]] = OrderedDict()
         self._boards: OrderedDict[tuple[int, bool], NDArray[np.uint8]] = OrderedDict()
@@ -289,19 +298,12 @@ class Web:
         found = self._placed.get(index)
         if found is None:
             rng = Random(_mix(self.seed, 0xDEF, index))
-            count = self._poisson(rng)
+            count = _poisson(rng, self._mean_defects if index < self._risen_from_board else self._mean_risen)
             found = place_defects(self._design(index).layout, rng, count) if count else ()
             self._placed[index] = found
             if len(self._placed) > _KEPT_PLACINGS:
                 self._placed.popitem(last=False)
         return found
-
-    def _poisson(self, rng: Random) -> int:
-        limit, product, count = math.exp(-self._mean_defects), rng.random(), 0
-        while product > limit:
-            product *= rng.random()
-            count += 1
-        return count
 
     def _board(self, index: int, defects: bool) -> NDArray[np.uint8]:
         """The blurred codes of one board with its own grain."""
@@ -336,3 +338,16 @@ class Web:
         ox1, ox2 = max(x1 - _MARGIN_PX, 0), min(x2 + _MARGIN_PX, width)
         blurred = cv2.GaussianBlur(art[oy1:oy2, ox1:ox2], (0, 0), self.imaging.blur_px)
         image[y1:y2, x1:x2] = blurred[y1 - oy1 : y2 - oy1, x1 - ox1 : x2 - ox1]
+
+
+def _mean_defects(share: float) -> float:
+    """Defects on a board: they come independently of each other, so that their number is a Poisson variable."""
+    return -math.log1p(-share) * PITCH_LINES / SHARE_LINES
+
+
+def _poisson(rng: Random, mean: float) -> int:
+    limit, product, count = math.exp(-mean), rng.random(), 0
+    while product > limit:
+        product *= rng.random()
+        count += 1
+    return count

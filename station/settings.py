@@ -346,6 +346,10 @@ class SimulatedCamera(BaseCamera):
     """Stop after this many frames."""
     defect_share: Fraction = 0.1
     """Share of frames with a defect."""
+    rise_after_s: float | None = Field(default=None, ge=0)
+    """What passes the camera from then on has `risen_defect_share`; default: never."""
+    risen_defect_share: Fraction = 0.4
+    """Share of frames with a defect after the rise."""
 
     @model_validator(mode="after")
     def _rows_stay_rows(self) -> Self:

@@ -36,6 +36,7 @@ class SimulatedLine:
         seed, width_px, defect_share: of the web, see `station.boards.Web`.
         rate_fps: frames a second that the slices make; 0: as fast as they are read.
         slice_lines: lines of a slice.
+        rise: (seconds, share): what is exposed from then on has another share of defects.
         wait: pauses for the given number of seconds.
 
     Raises:
@@ -51,6 +52,7 @@ class SimulatedLine:
         defect_share: float = 0.1,
         width_px: int = 640,
         slice_lines: int = SLICE_LINES,
+        rise: tuple[float, float] | None = None,
         wait: Callable[[float], None] = time.sleep,
     ) -> None:
         if rate_fps < 0:
@@ -64,12 +66,13 @@ class SimulatedLine:
         self._defect_share = defect_share
         self._slice_lines = slice_lines
         self._lines_per_s = rate_fps * _STEP_LINES
+        self._rise = (round(rise[0] * self._lines_per_s), rise[1]) if rise else None
         self._web: Web | None = None
         self._line = 0
         self._opened_s = 0.0
 
     def __enter__(self) -> Self:
-        self._web = Web(self._seed, self.width_px, self._defect_share)
+        self._web = Web(self._seed, self.width_px, self._defect_share, rise=self._rise)
         self._web.prepare(0)
         self._line = 0
         self._opened_s = self._clock.monotonic_s()

@@ -29,8 +29,15 @@ def make_camera(settings: CameraSettings, *, resume_after: str | None = None) ->
         case FolderCamera():
             return FolderCameraReader(settings, clock, resume_after)
         case SimulatedCamera():
+            rise = None
+            if settings.rise_after_s is not None:
+                rise = (settings.rise_after_s, settings.risen_defect_share)
             line = SimulatedLine(
-                clock, seed=settings.seed, rate_fps=settings.rate_fps, defect_share=settings.defect_share
+                clock,
+                seed=settings.seed,
+                rate_fps=settings.rate_fps,
+                defect_share=settings.defect_share,
+                rise=rise,
             )
             return SimulatedLineCamera(line, settings.frames)
         case DeviceCamera() | StreamCamera():
