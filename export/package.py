@@ -5,7 +5,7 @@ import os
 import platform
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -17,24 +17,28 @@ import numpy as np
 from export.cnn import MULTIPLE_PX, STRIDE_PX
 from export.dataset import Dataset, DatasetError, Sample, fingerprint, read_pixels
 from export.evaluate import Scored, choose_threshold, count_frames
-from export.quantize import describe
+from export.quantize import INPUT_NAME, describe
 from station.adapters.litert_model import LitertModel, load_model
 from station.judge import above_threshold
 from station.manifest import (
     GOLDEN,
     MANIFEST,
     MODEL,
+    AnomalyDecoding,
     Bundle,
+    ClassDecoding,
     Decoding,
     GoldenCase,
     Manifest,
     Preprocessing,
     QualityLimits,
+    Task,
     Thresholds,
     read_bundle,
 )
 from station.messages import Outcome, Pixels, Scores
 from station.quality import measure
+from station.readout import OUTPUT_NAMES
 
 GOLDEN_PICTURES_OF_EACH_OUTCOME = 3
 GOLDEN_CLEARANCE_STEPS = 4
@@ -52,8 +56,12 @@ class Draft:
         name, version: of the bundle.
         model: bytes of the `.tflite`.
         labels: class names.
-        preprocessing, decoding: how it is used.
+        preprocessing: how a picture becomes the input.
         calibration: names of the pictures that set the ranges.
+        task: what it does.
+        good_label: see `Manifest`.
+        decoding, classification, anomaly: how the outputs of the tasks are read.
+        extra: further members, by name.
     """
 
     name: str
@@ -61,22 +69,29 @@ class Draft:
     model: bytes
     labels: tuple[str, ...]
     preprocessing: Preprocessing
-    decoding: Decoding
     calibration: tuple[str, ...]
+    task: Task = "detect"
+    good_label: str | None = None
+    decoding: Decoding = field(default_factory=Decoding)
+    classification: ClassDecoding = field(default_factory=ClassDecoding)
+    anomaly: AnomalyDecoding = field(default_factory=AnomalyDecoding)
+    extra: Mapping[str, bytes] = field(default_factory=dict)
 
     def manifest(self, created_at: datetime) -> Manifest:
         """A manifest that is whole but for the parts that need the deployed model; its golden case is a placeholder."""
-        picture, outputs = describe(self.model)
         return Manifest(
             name=self.name,
             version=self.version,
-            task="detect",
+            task=self.task,
             created_at=created_at,
             labels=self.labels,
-            inputs=(picture,),
-            outputs=outputs,
+            good_label=self.good_label,
+            inputs=describe(self.model, [INPUT_NAME]),
+            outputs=describe(self.model, OUTPUT_NAMES[self.task]),
             preprocessing=self.preprocessing,
             decoding=self.decoding,
+            classification=self.classification,
+            anomaly=self.anomaly,
             thresholds=Thresholds(default=0.5),
             quality=QualityLimits(),
             golden=(GoldenCase(file=f"{GOLDEN}none.png", outcome=Outcome.OK, score=0.0, tolerance=1.0),),
@@ -92,7 +107,7 @@ class Draft:
             BundleError: the runtime does not take it.
         """
         digest = hashlib.sha256(self.model).hexdigest()
-        return LitertModel(Bundle(self.manifest(created_at), self.model, {}, digest, self.name))
+        return LitertModel(Bundle(self.manifest(created_at), self.model, {}, digest, self.name, self.extra))
 
 
 def detector_preprocessing(channels: int) -> Preprocessing:
@@ -129,18 +144,24 @@ def quality_limits(pictures: Sequence[Pixels]) -> QualityLimits:
 
 
 def golden_set(
-    model: LitertModel, candidates: Iterable[Pixels], thresholds: Thresholds
+    model: LitertModel, candidates: Iterable[Pixels], thresholds: Thresholds, step: float | None = None
 ) -> tuple[tuple[GoldenCase, ...], dict[str, bytes]]:
     """Choose the pictures farthest from any threshold and record what the deployed path says of them.
 
     Pictures with defects and pictures without are taken in equal numbers where there are enough. The tolerance of a
     score is one quantization step of its logit.
 
+    Args:
+        model: the deployed model.
+        candidates: pictures to choose from.
+        thresholds: of the bundle.
+        step: by how much one quantization step moves a score's logit; None: the first output is that logit.
+
     Raises:
         DatasetError: no picture with a defect is far enough from the threshold.
     """
     chosen: dict[Outcome, list[tuple[float, Pixels, Scores]]] = {Outcome.NG: [], Outcome.OK: []}
-    step = model.bundle.manifest.outputs[0].scale
+    step = model.bundle.manifest.outputs[0].scale if step is None else step
     for pixels in candidates:
         scores = model.infer(pixels)
         clearance = _clearance(scores, thresholds)
@@ -179,7 +200,13 @@ def golden_candidates(samples: Sequence[Sample], channels: int) -> Iterator[Pixe
                 yield read_pixels(path, channels)
 
 
-def write_bundle(path: Path, manifest: Manifest, model: bytes, golden: Mapping[str, bytes]) -> Bundle:
+def write_bundle(
+    path: Path,
+    manifest: Manifest,
+    model: bytes,
+    golden: Mapping[str, bytes],
+    extra: Mapping[str, bytes] | None = None,
+) -> Bundle:
     """Write, read back, replay the golden set, and only then give the file its name.
 
     Args:
@@ -187,11 +214,12 @@ def write_bundle(path: Path, manifest: Manifest, model: bytes, golden: Mapping[s
         manifest: whole but for `members`, which is filled in here.
         model: bytes of the `.tflite`.
         golden: member name → PNG.
+        extra: further members, by name.
 
     Raises:
         BundleError, GoldenMismatch: what was written does not work; nothing is left behind.
     """
-    members = {MODEL: model, **golden}
+    members = {MODEL: model, **golden, **(extra or {})}
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in members.items()}
     text = manifest.model_copy(update={"members": digests}).model_dump_json(indent=2)
     path.parent.mkdir(parents=True, exist_ok=True)

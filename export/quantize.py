@@ -3,7 +3,7 @@
 import contextlib
 import io
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import keras
@@ -16,10 +16,10 @@ from station.adapters.litert_model import check_integer_graph
 from station.manifest import Preprocessing, Tensor
 from station.messages import Pixels
 from station.preprocess import write_input
+from station.readout import OUTPUT_NAMES
 
 CALIBRATION_PICTURES = 96
 INPUT_NAME = "picture"
-OUTPUT_NAMES = ("heatmap", "box")
 
 
 def calibration_set(samples: Sequence[Sample], labels: int, count: int, seed: int) -> list[Sample]:
@@ -70,7 +70,7 @@ def quantize(network: keras.Model, pictures: Sequence[Pixels], preprocessing: Pr
     multiple = preprocessing.multiple_px
     height, width = (-(-edge // multiple) * multiple for edge in pictures[0].shape[:2])
     source = keras.Input((height, width, preprocessing.channels), batch_size=1, name=INPUT_NAME)
-    outputs = dict(zip(OUTPUT_NAMES, network(source, training=False), strict=True))
+    outputs = dict(zip(OUTPUT_NAMES["detect"], network(source, training=False), strict=True))
     serving = keras.Model(source, outputs)
 
     def representative() -> Iterator[tuple[str, dict[str, np.ndarray]]]:
@@ -82,6 +82,19 @@ def quantize(network: keras.Model, pictures: Sequence[Pixels], preprocessing: Pr
             tensor[0, 0], tensor[0, 1] = 0, 255
             yield "serving_default", {INPUT_NAME: tensor[None].astype(np.float32) / np.float32(255)}
 
+    return convert(serving, representative)
+
+
+def convert(serving: keras.Model, representative: Callable[[], Iterator[tuple[str, dict[str, np.ndarray]]]]) -> bytes:
+    """Convert a network of fixed input size to full integers: uint8 in, int8 out.
+
+    Args:
+        serving: float32, batch size 1; its outputs are a dictionary by name.
+        representative: yields `("serving_default", {input name: array})`; the ranges come from these.
+
+    Raises:
+        BundleError: the converter left something in the model that is not integer.
+    """
     # `from_saved_model` would leave uninitialised VAR_HANDLE operations that give NaN.
     converter = tf.lite.TFLiteConverter.from_keras_model(serving)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -96,15 +109,15 @@ def quantize(network: keras.Model, pictures: Sequence[Pixels], preprocessing: Pr
     return model
 
 
-def describe(model: bytes) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """The input, the heatmap and the box of a converted model, as the manifest states them."""
+def describe(model: bytes, names: Sequence[str]) -> tuple[Tensor, ...]:
+    """Inputs or outputs of a converted model, as the manifest states them."""
     interpreter = Interpreter(model_content=model)
     interpreter.allocate_tensors()
     runner = interpreter.get_signature_runner()
-    inputs, outputs = runner.get_input_details(), runner.get_output_details()
+    found = runner.get_input_details() | runner.get_output_details()
 
     def tensor(name: str) -> Tensor:
-        details = (inputs | outputs)[name]
+        details = found[name]
         scale, zero_point = details["quantization"]
         return Tensor.model_validate(
             {
@@ -116,7 +129,7 @@ def describe(model: bytes) -> tuple[Tensor, tuple[Tensor, Tensor]]:
             }
         )
 
-    return tensor(INPUT_NAME), (tensor(OUTPUT_NAMES[0]), tensor(OUTPUT_NAMES[1]))
+    return tuple(tensor(name) for name in names)
 
 
 def read_pictures(samples: Sequence[Sample], channels: int) -> list[Pixels]:

@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
     changed = manifest.model_copy(
         update={"thresholds": thresholds, "golden": cases, "metrics": {**manifest.metrics, "line_int8": line}}
     )
-    written = write_bundle(arguments.out, changed, bundle.model, golden)
+    written = write_bundle(arguments.out, changed, bundle.model, golden, bundle.extra)
     print(f"wrote {arguments.out}, {arguments.out.stat().st_size} bytes, sha256 {written.sha256}")
     return 0
 
