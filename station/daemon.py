@@ -14,7 +14,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from uuid import UUID
@@ -22,6 +22,7 @@ from uuid import UUID
 from station import __version__, wire
 from station.accounting import FrameAccount
 from station.commander import Commander
+from station.control import CameraControl, Pause, fulfil
 from station.errors import ModelError
 from station.faults import FaultBoard
 from station.ids import uuid7
@@ -36,7 +37,9 @@ from station.messages import (
     Gap,
     Health,
     Incoming,
+    ModelRef,
     Outgoing,
+    SkipReason,
     Status,
     StatusName,
     Verdict,
@@ -88,13 +91,17 @@ class CameraPart:
         load: loads the camera's bundle through the golden set; raises ModelError.
         cpu: run the inference thread on this processor only; None: anywhere.
         silence_s: a running camera that delivers nothing for this long is at fault; None: silence is no fault.
+        try_out: loads the camera's bundle in another process, to see what it does; raises ModelError.
+        waits: the source waits for whoever takes its frames and loses nothing, as a folder of files does.
     """
 
     settings: CameraSettings
     source: FrameSource
     load: Callable[[], LoadedModel]
+    try_out: Callable[[], None]
     cpu: int | None = None
     silence_s: float | None = None
+    waits: bool = False
 
 
 @dataclass(slots=True)
@@ -108,16 +115,36 @@ class _Line:
     lock: threading.Lock = field(default_factory=threading.Lock)
     state: CameraStateName = CameraStateName.STARTING
     since: datetime | None = None
+    reason: str | None = None
     last_sequence: int = 0
     loaded: LoadedModel | None = None
     latencies_ms: deque[float] = field(default_factory=lambda: deque(maxlen=LATENCY_WINDOW))
     turns: int = 0
     taken: int = 0
     settled: int = 0
+    control: CameraControl = field(default_factory=CameraControl)
+    pause: "_Paused | None" = None
 
     def progress(self) -> CameraProgress:
         """The counters that show whether this camera's thread does its work."""
         return CameraProgress(self.name, self.turns, self.taken, self.settled, self.state, self.part.silence_s)
+
+
+@dataclass(slots=True)
+class _Paused:
+    """A pause that holds, and what went by in it."""
+
+    told: Pause
+    began: datetime
+    beneath: CameraEvent
+    frames: int = 0
+    first_sequence: int | None = None
+    last_sequence: int | None = None
+
+    def passed_by(self, sequence: int) -> None:
+        self.frames += 1
+        self.first_sequence = self.first_sequence or sequence
+        self.last_sequence = sequence
 
 
 class Station:
@@ -277,6 +304,19 @@ class Station:
             "camera %s judges with %s %s", line.name, loaded.ref.name, loaded.ref.version, extra={"camera": line.name}
         )
 
+    def _reload(self, cameras: Sequence[str], command: UUID) -> Mapping[str, ModelRef]:
+        """Load these cameras' bundles anew; the old ones judge until all of the new ones can."""
+        lines = [self._lines[name] for name in cameras]
+        loaded = []
+        for line in lines:
+            line.part.try_out()
+            loaded.append(replace(line.part.load(), command=command))
+        for line, model in zip(lines, loaded, strict=True):
+            line.loaded = model
+            self._faults.set(f"model {line.name}", None)
+        self._publish_status()
+        return {line.name: model.ref for line, model in zip(lines, loaded, strict=True)}
+
     # A camera's thread
 
     def _watch(self, line: _Line) -> None:
@@ -286,10 +326,15 @@ class Station:
         with line.part.source as source:
             while True:
                 if self._stopping.is_set() and not finishing:
+                    line.control.resume()
                     source.finish()
                     finishing = True
-                item = source.read(READ_TIMEOUT_S)
                 line.turns += 1
+                self._follow_pause(line)
+                if line.pause is not None and line.part.waits:
+                    self._stopping.wait(READ_TIMEOUT_S)
+                    continue
+                item = source.read(READ_TIMEOUT_S)
                 if isinstance(item, Frame):
                     self._inspect(line, item)
                 elif isinstance(item, CameraEvent):
@@ -303,15 +348,22 @@ class Station:
             line.account.captured(frame.capture)
             line.last_sequence = frame.sequence
         try:
-            if frame.capture.skipped is not None:
+            skipped = frame.capture.skipped
+            if skipped is None and line.pause is not None:
+                line.pause.passed_by(frame.sequence)
+                skipped = SkipReason.PAUSED
+            if skipped is not None:
                 with line.lock:
-                    line.account.skipped(frame.capture.skipped)
+                    line.account.skipped(skipped)
                 line.settled += 1
                 return
             line.inspector.use(line.loaded)
+            line.inspector.obey(line.control.threshold)
             verdict = line.inspector.inspect(frame)
             if self._evidence is not None:
-                verdict = self._evidence.keep(verdict, frame.capture.pixels)
+                orders = line.control.take_orders() if frame.capture.pixels is not None else ()
+                verdict = self._evidence.keep(verdict, frame.capture.pixels, wanted=bool(orders))
+                fulfil(orders, verdict)
         finally:
             frame.release()
         self._hand_over(line, verdict)
@@ -323,12 +375,54 @@ class Station:
             line.latencies_ms.append(verdict.latency_ms.total)
         line.settled += 1
 
-    def _camera_changed(self, line: _Line, event: CameraEvent) -> None:
-        line.state, line.since = event.state, event.at
+    def _follow_pause(self, line: _Line) -> None:
+        """Begin and end a pause; what went by in it is declared at its end."""
+        told = line.control.paused(self._clock.monotonic_s())
+        pause = line.pause
+        if told is (pause.told if pause is not None else None):
+            return
+        now = self._clock.now()
+        if told is not None:
+            if pause is None:
+                beneath = CameraEvent(line.name, line.state, line.since or now, line.reason)
+                line.pause = _Paused(told, now, beneath)
+            else:
+                line.pause = replace(pause, told=told)
+            why = f": {told.reason}" if told.reason else ""
+            reason = f"by command until {told.until.isoformat(timespec='seconds')}{why}"
+            self._show_state(line, CameraEvent(line.name, CameraStateName.PAUSED, line.pause.began, reason))
+            return
+        assert pause is not None
+        line.pause = None
+        self._show_state(line, replace(pause.beneath, at=now))
+        if pause.frames:
+            gap = Gap(
+                id=uuid7(int(now.timestamp() * 1e3)),
+                station=self._name,
+                camera=line.name,
+                what="frames",
+                count=pause.frames,
+                began=pause.began,
+                ended=now,
+                epoch=self._epoch,
+                first_sequence=pause.first_sequence,
+                last_sequence=pause.last_sequence,
+                why="paused",
+            )
+            self._outbox.put(wire.outgoing_gap(gap))
+
+    def _show_state(self, line: _Line, event: CameraEvent) -> None:
+        line.state, line.since, line.reason = event.state, event.at, event.reason
         state = CameraState(
             station=self._name, camera=line.name, state=event.state, since=event.at, reason=event.reason
         )
         self._publisher.retain(wire.camera_state_topic(self._name, line.name), wire.encode(state))
+
+    def _camera_changed(self, line: _Line, event: CameraEvent) -> None:
+        if line.pause is not None:
+            line.pause.beneath = event
+        else:
+            self._show_state(line, event)
         what = f"camera {line.name}"
         if event.state is CameraStateName.STALLED:
             self._faults.set(what, event.reason or "delivers nothing")
@@ -351,7 +445,15 @@ class Station:
     # The commands' thread
 
     def _obey(self, commands: CommandPart) -> None:
-        operations = Operations(self._settings.commands, commands.archive, self._recorder)
+        operations = Operations(
+            self._settings.commands,
+            self._clock,
+            archive=commands.archive,
+            recorder=self._recorder,
+            cameras={name: line.control for name, line in self._lines.items()},
+            keeps_evidence=self._evidence is not None,
+            reload=self._reload,
+        )
         commander = Commander(
             station=self._name,
             allow=frozenset(self._settings.commands.allow),

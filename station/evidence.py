@@ -40,18 +40,23 @@ def classify(verdict: Verdict, settings: EvidenceSettings) -> EvidenceClass | No
     drawn by the random bits of the verdict's id: no counter, so it cannot fall into step with anything periodic on the
     line, and a restart changes nothing.
     """
+    found = class_of(verdict, settings)
+    if found is EvidenceClass.OK and verdict.id.int % (1 << _SAMPLE_BITS) >= settings.ok_share * (1 << _SAMPLE_BITS):
+        return None
+    return None if settings.of(found).max_bytes == 0 else found
+
+
+def class_of(verdict: Verdict, settings: EvidenceSettings) -> EvidenceClass:
+    """Return the class of evidence that a verdict's picture would be."""
     match verdict.outcome:
         case Outcome.NG:
-            found = EvidenceClass.NG
+            return EvidenceClass.NG
         case Outcome.UNKNOWN:
-            found = EvidenceClass.UNKNOWN
+            return EvidenceClass.UNKNOWN
         case _ if _is_borderline(verdict, settings.borderline_margin):
-            found = EvidenceClass.BORDERLINE
-        case _ if verdict.id.int % (1 << _SAMPLE_BITS) < settings.ok_share * (1 << _SAMPLE_BITS):
-            found = EvidenceClass.OK
+            return EvidenceClass.BORDERLINE
         case _:
-            return None
-    return None if settings.of(found).max_bytes == 0 else found
+            return EvidenceClass.OK
 
 
 def _is_borderline(verdict: Verdict, margin: float) -> bool:

@@ -589,9 +589,9 @@ class PauseResult(Message):
 
 
 class ResumeResult(Message):
-    """A camera goes on; this many frames went by while it was paused, of those that the camera delivered."""
+    """A pause has ended at this time."""
 
-    frames: int
+    resumed: datetime
 
 
 class SnapshotResult(Message):

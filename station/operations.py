@@ -1,18 +1,38 @@
 """What commands do to a station: one method for each verb, called by the thread that looks at commands."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
 from uuid import UUID
 
-from station.commander import Handler, Refusal, handles
+from station.commander import Handler, Later, Refusal, handles
+from station.control import SNAPSHOTS, CameraControl, Pause, SnapshotOrder, ThresholdChange
 from station.errors import StorageError
-from station.messages import ReplayResult, Selection, Verb
-from station.ports import Archive
+from station.messages import (
+    BundleResult,
+    ModelRef,
+    PauseResult,
+    ReplayResult,
+    ResumeResult,
+    Selection,
+    SnapshotResult,
+    ThresholdResult,
+    Verb,
+)
+from station.ports import Archive, Clock
 from station.recorder import Recorder
-from station.requests import ReplayRequest
+from station.requests import (
+    CameraRequest,
+    PauseRequest,
+    ReloadBundleRequest,
+    ReplayRequest,
+    ResumeRequest,
+    SetThresholdRequest,
+    SnapshotRequest,
+)
 from station.settings import CommandSettings
 
 REPLAYS = 64
-"""Stretches of verdicts that may wait to be sent again, in one request."""
+"""Stretches of verdicts that may wait to be sent again."""
 
 
 class Operations:
@@ -20,18 +40,43 @@ class Operations:
 
     Args:
         settings: bounds.
+        clock: time.
         archive: what the journal keeps.
         recorder: sends verdicts again.
+        cameras: by name.
+        keeps_evidence: whether pictures are kept at all.
+        reload: loads the bundles of these cameras anew for this command, all or none; raises ModelError.
     """
 
-    def __init__(self, settings: CommandSettings, archive: Archive, recorder: Recorder) -> None:
+    def __init__(
+        self,
+        settings: CommandSettings,
+        clock: Clock,
+        *,
+        archive: Archive,
+        recorder: Recorder,
+        cameras: Mapping[str, CameraControl],
+        keeps_evidence: bool,
+        reload: Callable[[Sequence[str], UUID], Mapping[str, ModelRef]],
+    ) -> None:
         self._settings = settings
+        self._clock = clock
         self._archive = archive
         self._recorder = recorder
+        self._cameras = cameras
+        self._keeps_evidence = keeps_evidence
+        self._reload = reload
 
     def handlers(self) -> Mapping[Verb, Handler]:
         """Who carries out which verb."""
-        return {Verb.REPLAY: handles(ReplayRequest, self._replay)}
+        return {
+            Verb.REPLAY: handles(ReplayRequest, self._replay),
+            Verb.PAUSE: handles(PauseRequest, self._pause),
+            Verb.RESUME: handles(ResumeRequest, self._resume),
+            Verb.SNAPSHOT: handles(SnapshotRequest, self._snapshot),
+            Verb.SET_THRESHOLD: handles(SetThresholdRequest, self._set_threshold),
+            Verb.RELOAD_BUNDLE: handles(ReloadBundleRequest, self._reload_bundle),
+        }
 
     def _replay(self, request: ReplayRequest, _: UUID) -> ReplayResult:
         try:
@@ -56,3 +101,61 @@ class Operations:
             raise Refusal(f"that is {len(found)} stretches of verdicts; {REPLAYS} may wait, try again later")
         self._recorder.replay(found)
         return ReplayResult(rows=rows, stretches=tuple(found))
+
+    def _pause(self, request: PauseRequest, _: UUID) -> PauseResult:
+        camera = self._camera(request)
+        if request.duration_s > self._settings.pause_max_s:
+            raise Refusal(
+                f"duration_s = {request.duration_s:g}: commands.pause_max_s allows {self._settings.pause_max_s:g}"
+            )
+        until = self._clock.now() + timedelta(seconds=request.duration_s)
+        camera.pause(Pause(self._clock.monotonic_s() + request.duration_s, until, request.reason))
+        return PauseResult(until=until)
+
+    def _resume(self, request: ResumeRequest, _: UUID) -> ResumeResult:
+        camera = self._camera(request)
+        if camera.paused(self._clock.monotonic_s()) is None:
+            raise Refusal(f"camera {request.camera} is not paused")
+        camera.resume()
+        return ResumeResult(resumed=self._clock.now())
+
+    def _snapshot(self, request: SnapshotRequest, _: UUID) -> Later:
+        camera = self._camera(request)
+        if not self._keeps_evidence:
+            raise Refusal("no pictures are kept: evidence.enabled is false")
+        if camera.paused(self._clock.monotonic_s()) is not None:
+            raise Refusal(f"camera {request.camera} is paused")
+        order = SnapshotOrder()
+        if not camera.order(order):
+            raise Refusal(f"{SNAPSHOTS} snapshots wait for the next picture already")
+        until_s = self._clock.monotonic_s() + request.within_s
+
+        def poll() -> SnapshotResult | None:
+            if order.failure is not None:
+                raise Refusal(order.failure)
+            if order.result is None and self._clock.monotonic_s() >= until_s:
+                camera.withdraw(order)
+            return order.result
+
+        return Later(poll, until_s, f"no picture came within {request.within_s:g} s")
+
+    def _set_threshold(self, request: SetThresholdRequest, command: UUID) -> ThresholdResult:
+        change = None if request.threshold is None else ThresholdChange(request.threshold, command)
+        self._camera(request).set_threshold(change)
+        return ThresholdResult(threshold=request.threshold)
+
+    def _reload_bundle(self, request: ReloadBundleRequest, command: UUID) -> BundleResult:
+        names = list(self._cameras)
+        if request.camera is not None:
+            self._named(request.camera)
+            names = [request.camera]
+        return BundleResult(models=self._reload(names, command))
+
+    def _camera(self, request: CameraRequest) -> CameraControl:
+        return self._named(request.camera)
+
+    def _named(self, name: str) -> CameraControl:
+        found = self._cameras.get(name)
+        if found is None:
+            raise Refusal(f"there is no camera {name}; there are {', '.join(self._cameras)}")
+        return found

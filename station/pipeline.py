@@ -4,12 +4,13 @@ import logging
 from dataclasses import dataclass
 from uuid import UUID
 
+from station.control import ThresholdChange
 from station.errors import InferenceError
 from station.ids import uuid7
 from station.judge import INCOMPLETE, Judgement, above_threshold, judge, unjudged
 from station.linescan import SeamOwner
 from station.manifest import Manifest, Thresholds
-from station.messages import Capture, Defect, Frame, Latency, ModelRef, Reason, Verdict
+from station.messages import Capture, Defect, Frame, Latency, ModelRef, Override, Reason, Verdict
 from station.ports import Clock, Model
 from station.quality import QualityGate
 from station.settings import BaseCamera, ModelSettings
@@ -19,10 +20,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model that has passed its golden set, with the contract it was loaded under."""
+    """A model that has passed its golden set, with the contract it was loaded under.
+
+    Attributes:
+        model: the model.
+        manifest: its contract.
+        command: the command that had it loaded; None: it was loaded at the start.
+    """
 
     model: Model
     manifest: Manifest
+    command: UUID | None = None
 
     @property
     def ref(self) -> ModelRef:
@@ -55,6 +63,7 @@ class Inspector:
         self._gate: QualityGate | None = None
         self._loaded: LoadedModel | None = None
         self._thresholds: Thresholds | None = None
+        self._change: ThresholdChange | None = None
 
     def use(self, loaded: LoadedModel | None) -> None:
         """Judge with this model from the next frame on; None: there is none, every frame is `unknown`."""
@@ -63,6 +72,13 @@ class Inspector:
         self._loaded = loaded
         self._gate = QualityGate(loaded.manifest.quality, self._settings.frozen_after) if loaded else None
         self._thresholds = self._choose_thresholds(loaded) if loaded else None
+
+    def obey(self, change: ThresholdChange | None) -> None:
+        """Judge with the threshold that a command has set from the next frame on; None: with one's own again."""
+        if change is self._change:
+            return
+        self._change = change
+        self._thresholds = self._choose_thresholds(self._loaded) if self._loaded else None
 
     def inspect(self, frame: Frame) -> Verdict:
         """Judge one frame: quality, scores, ownership, thresholds.
@@ -103,7 +119,16 @@ class Inspector:
                 total=round(max(0.0, total_ms), 3),
             ),
             late=total_ms > self._settings.late_after_ms,
+            override=self._overrides(),
         )
+
+    def _overrides(self) -> tuple[Override, ...]:
+        overrides = []
+        if self._change is not None:
+            overrides.append(Override(what="threshold", command=self._change.command))
+        if self._loaded is not None and self._loaded.command is not None:
+            overrides.append(Override(what="bundle", command=self._loaded.command))
+        return tuple(overrides)
 
     def _judge(self, capture: Capture, stages: "_Stages", verdict_id: UUID) -> Judgement:
         if capture.fault is not None and capture.fault not in INCOMPLETE:
@@ -138,13 +163,14 @@ class Inspector:
         return self._seams.claim(capture.first_line, capture.owned_rows, defects)
 
     def _choose_thresholds(self, loaded: LoadedModel) -> Thresholds:
-        if self._model_settings.threshold is None:
+        threshold = self._model_settings.threshold if self._change is None else self._change.threshold
+        if threshold is None:
             return loaded.manifest.thresholds
         # The band in which the bundle is not sure is its own: a bundle without a good class must never say ok.
         return Thresholds(
-            default=self._model_settings.threshold,
+            default=threshold,
             unsure_from=loaded.manifest.thresholds.unsure_from,
-            chosen_on="configuration",
+            chosen_on="configuration" if self._change is None else "command",
         )
 
 

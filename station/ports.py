@@ -224,8 +224,10 @@ class Archive(Protocol):
 class EvidenceStore(Resource, Protocol):
     """Keeps pictures beside the verdicts, never in front of them."""
 
-    def keep(self, verdict: Verdict, pixels: Pixels | None) -> Verdict:
+    def keep(self, verdict: Verdict, pixels: Pixels | None, *, wanted: bool = False) -> Verdict:
         """Copy the picture if it is wanted and there is room; any thread, never waits for the disk.
+
+        With `wanted` somebody asked for this one, whatever the verdict.
 
         Returns:
             The verdict to hand to the journal: with the picture's reference if it was taken, else as it was.

@@ -84,7 +84,9 @@ class ResumeRequest(CameraRequest):
 
 
 class SnapshotRequest(CameraRequest):
-    """Keep the picture of the next frame as evidence, whatever its outcome."""
+    """Keep the picture of the next frame as evidence, whatever its outcome, if one comes in time."""
+
+    within_s: float = Field(default=10.0, gt=0, le=3600)
 
 
 class SetThresholdRequest(CameraRequest):

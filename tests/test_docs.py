@@ -8,8 +8,9 @@ import pytest
 from pydantic import BaseModel
 
 from station import wire
-from station.messages import Reason, SkipReason
+from station.messages import Reason, SkipReason, Verb
 from station.process_settings import AlarmSettings, ChannelSettings, ProcessSettings
+from station.requests import REQUESTS
 from station.section import Section
 from station.sensor_settings import BaseSensors, SensorSettings
 from station.settings import BaseCamera, CameraSettings, Settings
@@ -85,3 +86,10 @@ def test_the_readme_names_each_topic() -> None:
         wire.response_topic("<station>", "<verb>"),
     ):
         assert f"| `{topic}` |" in README
+
+
+@pytest.mark.parametrize("verb", Verb)
+def test_the_readme_explains_each_command_with_its_keys(verb: Verb) -> None:
+    (line,) = (one for one in README.splitlines() if one.startswith("|") and f"`{verb}`" in one.split("|")[1])
+    for key in REQUESTS[verb].model_fields:
+        assert key in ("transaction", "valid_until") or f"`{key}`" in line, key

@@ -37,7 +37,7 @@ from uuid import UUID
 import cv2
 
 from station.errors import ProtocolError
-from station.evidence import BY_VALUE, DAY, FILE, FOLDER, UNFINISHED, Bounds, Kept, Shelf, classify
+from station.evidence import BY_VALUE, DAY, FILE, FOLDER, UNFINISHED, Bounds, Kept, Shelf, class_of, classify
 from station.mailbox import Mailbox, Overflow
 from station.messages import (
     EvidenceClass,
@@ -151,13 +151,18 @@ class EvidenceStore:
         with self._lock:
             self._waiting.clear()
 
-    def keep(self, verdict: Verdict, pixels: Pixels | None) -> Verdict:
+    def keep(self, verdict: Verdict, pixels: Pixels | None, *, wanted: bool = False) -> Verdict:
         """Copy the picture if it is wanted and there is room; any thread, never waits for the disk.
+
+        Args:
+            verdict: decides whether the picture is wanted, and how much it is worth.
+            pixels: the picture.
+            wanted: somebody asked for this one, whatever the verdict.
 
         Returns:
             The verdict to hand to the journal: with the picture's reference if it was taken, else as it was.
         """
-        kind = classify(verdict, self._settings)
+        kind = class_of(verdict, self._settings) if wanted else classify(verdict, self._settings)
         if kind is None or pixels is None:
             return verdict
         with self._lock:

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from station import __version__, wire
+from station.adapters.bundle_trial import try_out
 from station.adapters.camera_process import CameraProcess, plan_for
 from station.adapters.embedded_broker import EmbeddedBroker
 from station.adapters.evidence_store import EvidenceStore
@@ -119,8 +120,10 @@ def assembled(
                     resume_after=resume.get(camera),
                 ),
                 load=functools.partial(load_bundle, table.bundle or settings.model.bundle, settings.model.threads),
+                try_out=functools.partial(try_out, table.bundle or settings.model.bundle, settings.model.threads),
                 cpu=(cpus or {}).get(camera),
                 silence_s=plan.read_deadline_s if plan.watch_reads else None,
+                waits=plan.waits,
             )
             for camera, table, plan in ((name, table, plan_for(table)) for name, table in settings.camera.items())
         }
