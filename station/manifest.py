@@ -5,37 +5,18 @@ against the manifest, and that nothing stands in it that the manifest does not n
 business; reading them is the same code there and here.
 """
 
-import hashlib
-import io
-import json
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from station.errors import BundleError
+from station.bundle_file import GOLDEN, MANIFEST, MODEL, Part, check_members, parse_json, read_members
 from station.messages import Box, ModelRef, Outcome
 
-MANIFEST = "manifest.json"
-MODEL = "model.tflite"
-GOLDEN = "golden/"
-
 Task = Literal["detect", "classify", "anomaly"]
-
-MAX_MEMBERS = 256
-MAX_BYTES = 256 * 1024 * 1024
-"""All members together, unpacked. A bundle is some MB; the limits keep a zip bomb from filling the memory."""
-
-
-class Part(BaseModel):
-    """Base of the manifest's parts."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Tensor(Part):
@@ -256,22 +237,12 @@ def read_bundle(path: Path) -> Bundle:
     Raises:
         BundleError: the file is missing, cut short, altered, too large, or its manifest does not hold.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as exc:
-        raise BundleError(f"bundle {path}: cannot be read: {exc.strerror}") from exc
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            members = _members(archive, str(path))
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError) as exc:
-        raise BundleError(f"bundle {path}: is not a whole zip file: {exc}") from exc
-    except (ValueError, UnicodeDecodeError) as exc:
-        raise BundleError(f"bundle {path}: is damaged: {exc}") from exc
+    members, sha256 = read_members(path)
     manifest = parse_manifest(members.pop(MANIFEST, None), str(path))
-    _check_members(manifest, members, str(path))
+    check_members(manifest.members, {MODEL} | {case.file for case in manifest.golden}, members, str(path))
     golden = {name: content for name, content in members.items() if name.startswith(GOLDEN)}
     extra = {name: content for name, content in members.items() if name != MODEL and name not in golden}
-    return Bundle(manifest, members[MODEL], golden, hashlib.sha256(data).hexdigest(), str(path), extra)
+    return Bundle(manifest, members[MODEL], golden, sha256, str(path), extra)
 
 
 def parse_manifest(text: bytes | None, origin: str) -> Manifest:
@@ -280,49 +251,4 @@ def parse_manifest(text: bytes | None, origin: str) -> Manifest:
     Raises:
         BundleError: it is missing, not JSON, or a field is wrong; the text names the first such field.
     """
-    if text is None:
-        raise BundleError(f"bundle {origin}: {MANIFEST} is missing")
-    try:
-        return Manifest.model_validate_json(text)
-    except ValidationError as exc:
-        first = exc.errors(include_url=False)[0]
-        field = ".".join(str(level) for level in first["loc"]) or "text"
-        raise BundleError(f"bundle {origin}: {MANIFEST}: {field}: {first['msg']}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as exc:
-        raise BundleError(f"bundle {origin}: {MANIFEST}: is not JSON: {exc}") from exc
-
-
-def _members(archive: zipfile.ZipFile, origin: str) -> dict[str, bytes]:
-    infos = archive.infolist()
-    if len(infos) > MAX_MEMBERS:
-        raise BundleError(f"bundle {origin}: has {len(infos)} members; at most {MAX_MEMBERS} are allowed")
-    members: dict[str, bytes] = {}
-    for info in infos:
-        if info.filename in members:
-            raise BundleError(f"bundle {origin}: member {info.filename} stands in it twice")
-        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise BundleError(f"bundle {origin}: member {info.filename} is neither stored nor deflated")
-        left = MAX_BYTES - sum(map(len, members.values()))
-        if info.file_size > left:
-            raise BundleError(f"bundle {origin}: member {info.filename} makes it more than {MAX_BYTES} bytes")
-        with archive.open(info) as stream:
-            content = stream.read(left + 1)
-        if len(content) != info.file_size:
-            raise BundleError(f"bundle {origin}: member {info.filename} is not as long as the zip says")
-        members[info.filename] = content
-    return members
-
-
-def _check_members(manifest: Manifest, members: Mapping[str, bytes], origin: str) -> None:
-    named = set(manifest.members)
-    if extra := sorted(set(members) - named):
-        raise BundleError(f"bundle {origin}: member {extra[0]} is not named in the manifest")
-    if missing := sorted((named | {MODEL} | {case.file for case in manifest.golden}) - set(members)):
-        raise BundleError(f"bundle {origin}: member {missing[0]} is missing")
-    for name, content in members.items():
-        digest = hashlib.sha256(content).hexdigest()
-        if digest != manifest.members[name]:
-            raise BundleError(
-                f"bundle {origin}: member {name} was altered: sha256 {digest[:12]}…, "
-                f"the manifest says {manifest.members[name][:12]}…"
-            )
+    return parse_json(Manifest, text, origin)
