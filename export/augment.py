@@ -4,7 +4,7 @@ All of it is NumPy and OpenCV on one picture at a time, a millisecond or two a c
 training step.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -34,6 +34,8 @@ class Augmentation:
         scale_share: crops that are scaled.
         scale_range: largest factor; the smallest is its inverse.
         photometric_share: crops that get another exposure, blur, shading and noise.
+        reference_shift_share: crops whose reference is shifted against the picture.
+        reference_shift_px: by at most this much in x and in y.
     """
 
     crop_px: int = 320
@@ -43,6 +45,8 @@ class Augmentation:
     scale_share: float = 0.5
     scale_range: float = 1.25
     photometric_share: float = 0.2
+    reference_shift_share: float = 0.2
+    reference_shift_px: float = 1.5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,12 +58,14 @@ class Crop:
         boxes_px: float32 `[n, 4]`, left, top, right, bottom, clipped to the crop.
         classes: int64 `[n]`.
         whole: bool `[n]`; False for a defect of which too little is left to be learnt or to be called background.
+        reference: the same place without defects, of the shape of `pixels`; None where there is no reference.
     """
 
     pixels: Pixels
     boxes_px: npt.NDArray[np.float32]
     classes: npt.NDArray[np.int64]
     whole: npt.NDArray[np.bool_]
+    reference: Pixels | None = None
 
 
 def erase_defects(
@@ -101,8 +107,12 @@ def random_crop(
     classes: npt.NDArray[np.int64],
     knobs: Augmentation,
     rng: np.random.Generator,
+    reference: Pixels | None = None,
 ) -> Crop:
-    """Cut a random piece: one of the eight flips and quarter turns, scaled, with another exposure, as `knobs` say."""
+    """Cut a random piece: one of the eight flips and quarter turns, scaled, with another exposure, as `knobs` say.
+
+    A reference is cut at the same place but for a small shift, and gets an exposure of its own.
+    """
     height, width = pixels.shape[:2]
     scale = 1.0
     if rng.random() < knobs.scale_share:
@@ -126,13 +136,14 @@ def random_crop(
     # The warp counts from pixel centres, the labels from pixel edges: half a pixel apart.
     shift = np.array([half, half]) - matrix @ np.array([centre_x - 0.5, centre_y - 0.5])
     affine = np.column_stack([matrix, shift])
-    interpolation = cv2.INTER_NEAREST if scale == 1.0 else cv2.INTER_LINEAR
-    crop = np.asarray(cv2.warpAffine(pixels, affine, (knobs.crop_px, knobs.crop_px), flags=interpolation), np.uint8)
-    if scale != 1.0 and _is_binary(pixels):
-        crop = np.asarray(cv2.threshold(crop, 127, 255, cv2.THRESH_BINARY)[1], np.uint8)
-    if rng.random() < knobs.photometric_share:
-        crop = _another_exposure(crop, rng)
-    return _with_boxes(crop, boxes_px, classes, affine)
+    crop = _cut(pixels, affine, knobs, rng, smooth=scale != 1.0)
+    beside = None
+    if reference is not None:
+        shifted = affine.copy()
+        if rng.random() < knobs.reference_shift_share:
+            shifted[:, 2] += rng.uniform(-knobs.reference_shift_px, knobs.reference_shift_px, 2)
+        beside = _cut(reference, shifted, knobs, rng, smooth=scale != 1.0 or not np.array_equal(shifted, affine))
+    return replace(_with_boxes(crop, boxes_px, classes, affine), reference=beside)
 
 
 def grid_targets(crop: Crop, labels: int, stride_px: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
@@ -169,6 +180,16 @@ def grid_targets(crop: Crop, labels: int, stride_px: int) -> tuple[npt.NDArray[n
         box[row_range, column_range][mine] = distances[mine]
     np.maximum(box[..., :4], 0.0, out=box[..., :4])
     return heatmap, box
+
+
+def _cut(
+    pixels: Pixels, affine: npt.NDArray[np.float64], knobs: Augmentation, rng: np.random.Generator, *, smooth: bool
+) -> Pixels:
+    interpolation = cv2.INTER_LINEAR if smooth else cv2.INTER_NEAREST
+    crop = np.asarray(cv2.warpAffine(pixels, affine, (knobs.crop_px, knobs.crop_px), flags=interpolation), np.uint8)
+    if smooth and _is_binary(pixels):
+        crop = np.asarray(cv2.threshold(crop, 127, 255, cv2.THRESH_BINARY)[1], np.uint8)
+    return _another_exposure(crop, rng) if rng.random() < knobs.photometric_share else crop
 
 
 def _inside(centre: float, span: float, size: int) -> float:

@@ -17,7 +17,7 @@ from export.layouts import coco, deeppcb, folders, voc, yolo
 from export.layouts.deeppcb import BOARD_LABELS
 from export.layouts.files import files_in
 from export.layouts.folders import find_good_label
-from export.pictures import is_picture, read_mask, read_pixels, read_sample
+from export.pictures import is_picture, read_mask, read_pixels, read_reference, read_sample
 from export.samples import (
     SPLITS,
     Dataset,
@@ -53,6 +53,7 @@ __all__ = [
     "read_dataset",
     "read_mask",
     "read_pixels",
+    "read_reference",
     "read_sample",
 ]
 
@@ -135,8 +136,9 @@ def _list_samples(root: Path) -> Listing:
     loose = sum(is_picture(path) for path in files_in(root))
     found = f"; its {loose} pictures have no labels" if loose else ""
     raise DatasetError(
-        f"{root}: holds no known layout{found}; expected one of: a folder of pictures for each class (for example good and scratch); "
-        "pictures with boxes as COCO (JSON), Pascal VOC (XML) or YOLO (text files); trainval.txt and test.txt (DeepPCB)"
+        f"{root}: holds no known layout{found}; expected one of: a folder of pictures for each class (for example good "
+        "and scratch); pictures with boxes as COCO (JSON), Pascal VOC (XML) or YOLO (text files); trainval.txt and "
+        "test.txt (DeepPCB)"
     )
 
 

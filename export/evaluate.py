@@ -16,7 +16,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from export.dataset import DatasetError, Sample, read_mask, read_sample
+from export.dataset import DatasetError, Sample, read_mask, read_reference, read_sample
 from export.metrics import average_precision
 from export.thresholds import Counts, count_parts
 from station.detections import overlap
@@ -31,8 +31,8 @@ RIGHT_OVERLAP = 0.33
 class Detector(Protocol):
     """What can be evaluated: the deployed model and the float network alike."""
 
-    def infer(self, pixels: Pixels) -> Scores:
-        """Score one picture."""
+    def infer(self, pixels: Pixels, reference: Pixels | None = None) -> Scores:
+        """Score one picture, beside its reference for a detector that compares."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,19 +103,25 @@ def score_samples(
     labels: tuple[str, ...],
     channels: int,
     progress: Callable[[int, int], None] | None = None,
+    *,
+    compares: bool = False,
 ) -> list[Scored]:
     """Run a detector over labelled pictures and mark which candidates are right.
 
+    Args:
+        compares: give the detector each picture's reference as well.
+
     Raises:
-        DatasetError: there are none, or a picture cannot be read.
+        DatasetError: there are none, or a picture or its reference cannot be read.
     """
     if not samples:
         raise DatasetError("there are no pictures to evaluate on")
     scored = []
     for number, sample in enumerate(samples, start=1):
         pixels = read_sample(sample, channels)
+        beside = read_reference(sample, channels) if compares else None
         began = time.perf_counter()
-        scores = detector.infer(pixels)
+        scores = detector.infer(pixels, beside)
         seconds = time.perf_counter() - began
         right = match(scores.candidates, sample.boxes_px, sample.classes, labels)
         scored.append(

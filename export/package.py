@@ -15,9 +15,9 @@ import cv2
 import numpy as np
 
 from export.cnn import MULTIPLE_PX, STRIDE_PX
-from export.dataset import Dataset, DatasetError, Sample, fingerprint, read_pixels
+from export.dataset import Dataset, DatasetError, Sample, fingerprint
 from export.evaluate import Scored, choose_threshold, count_frames
-from export.quantize import INPUT_NAME, describe
+from export.quantize import INPUT_NAMES, describe, read_pictures
 from station.adapters.litert_model import LitertModel, load_model
 from station.judge import above_threshold
 from station.manifest import (
@@ -62,6 +62,7 @@ class Draft:
         good_label: see `Manifest`.
         decoding, classification, anomaly: how the outputs of the tasks are read.
         extra: further members, by name.
+        compares: the model takes a reference beside each picture.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Draft:
     classification: ClassDecoding = field(default_factory=ClassDecoding)
     anomaly: AnomalyDecoding = field(default_factory=AnomalyDecoding)
     extra: Mapping[str, bytes] = field(default_factory=dict)
+    compares: bool = False
 
     def manifest(self, created_at: datetime) -> Manifest:
         """A manifest that is whole but for the parts that need the deployed model; its golden case is a placeholder."""
@@ -86,7 +88,7 @@ class Draft:
             created_at=created_at,
             labels=self.labels,
             good_label=self.good_label,
-            inputs=describe(self.model, [INPUT_NAME]),
+            inputs=describe(self.model, INPUT_NAMES[: 2 if self.compares else 1]),
             outputs=describe(self.model, OUTPUT_NAMES[self.task]),
             preprocessing=self.preprocessing,
             decoding=self.decoding,
@@ -144,7 +146,7 @@ def quality_limits(pictures: Sequence[Pixels]) -> QualityLimits:
 
 
 def golden_set(
-    model: LitertModel, candidates: Iterable[Pixels], thresholds: Thresholds, step: float | None = None
+    model: LitertModel, candidates: Iterable[tuple[Pixels, ...]], thresholds: Thresholds, step: float | None = None
 ) -> tuple[tuple[GoldenCase, ...], dict[str, bytes]]:
     """Choose the pictures farthest from any threshold and record what the deployed path says of them.
 
@@ -153,21 +155,21 @@ def golden_set(
 
     Args:
         model: the deployed model.
-        candidates: pictures to choose from.
+        candidates: pictures to choose from, each with its reference for a model that compares.
         thresholds: of the bundle.
         step: by how much one quantization step moves a score's logit; None: the first output is that logit.
 
     Raises:
         DatasetError: no picture with a defect is far enough from the threshold.
     """
-    chosen: dict[Outcome, list[tuple[float, Pixels, Scores]]] = {Outcome.NG: [], Outcome.OK: []}
+    chosen: dict[Outcome, list[tuple[float, tuple[Pixels, ...], Scores]]] = {Outcome.NG: [], Outcome.OK: []}
     step = model.bundle.manifest.outputs[0].scale if step is None else step
-    for pixels in candidates:
-        scores = model.infer(pixels)
+    for together in candidates:
+        scores = model.infer(*together)
         clearance = _clearance(scores, thresholds)
         if clearance >= GOLDEN_CLEARANCE_STEPS * step:
             farthest = chosen[Outcome.NG if above_threshold(scores, thresholds) else Outcome.OK]
-            farthest.append((clearance, pixels, scores))
+            farthest.append((clearance, together, scores))
             farthest.sort(key=lambda item: -item[0])
             del farthest[GOLDEN_PICTURES_OF_EACH_OUTCOME:]
     if not chosen[Outcome.NG]:
@@ -175,13 +177,15 @@ def golden_set(
     cases: list[GoldenCase] = []
     pictures: dict[str, bytes] = {}
     for outcome, farthest in chosen.items():
-        for _, pixels, scores in farthest:
+        for _, together, scores in farthest:
             found = above_threshold(scores, thresholds)
-            file = f"{GOLDEN}{len(cases)}-{outcome}.png"
-            pictures[file] = _png(pixels)
+            stem = f"{GOLDEN}{len(cases)}-{outcome}"
+            files = [f"{stem}.png", f"{stem}-reference.png"][: len(together)]
+            pictures |= {file: _png(pixels) for file, pixels in zip(files, together, strict=True)}
             cases.append(
                 GoldenCase(
-                    file=file,
+                    file=files[0],
+                    reference=files[1] if len(files) > 1 else None,
                     outcome=outcome,
                     score=scores.score,
                     tolerance=_one_step(scores.score, step),
@@ -192,12 +196,12 @@ def golden_set(
     return tuple(cases), pictures
 
 
-def golden_candidates(samples: Sequence[Sample], channels: int) -> Iterator[Pixels]:
+def golden_candidates(
+    samples: Sequence[Sample], channels: int, *, compares: bool = False
+) -> Iterator[tuple[Pixels, ...]]:
     """The pictures of some samples, each followed by its reference, which serves as a picture without defects."""
-    for sample in samples:
-        for path in (sample.picture, sample.reference):
-            if path is not None:
-                yield read_pixels(path, channels)
+    for sample in with_references(samples):
+        yield from read_pictures([sample], channels, compares=compares)
 
 
 def write_bundle(
@@ -252,7 +256,7 @@ def dataset_record(dataset: Dataset) -> dict[str, Any]:
 
 
 def with_references(samples: Sequence[Sample]) -> list[Sample]:
-    """The samples, and their references as further pictures without defects."""
+    """The samples, and their references as further pictures without defects, which are references of themselves."""
     return [
         *samples,
         *(
@@ -262,7 +266,6 @@ def with_references(samples: Sequence[Sample]) -> list[Sample]:
                 picture=sample.reference,
                 boxes_px=sample.boxes_px[:0],
                 classes=sample.classes[:0],
-                reference=None,
             )
             for sample in samples
             if sample.reference is not None

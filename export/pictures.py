@@ -58,6 +58,17 @@ def read_sample(sample: Sample, channels: int = 1) -> Pixels:
     return read_pixels(sample.picture, channels, sample.bits)
 
 
+def read_reference(sample: Sample, channels: int = 1) -> Pixels:
+    """Read the picture of the same place without defects.
+
+    Raises:
+        DatasetError: the sample has none, or it cannot be read.
+    """
+    if sample.reference is None:
+        raise DatasetError(f"{sample.picture}: has no reference picture, which a model that compares needs")
+    return read_pixels(sample.reference, channels, sample.bits)
+
+
 def read_mask(path: Path) -> npt.NDArray[np.bool_]:
     """Read a mask as `[height, width]`, True where there is a defect.
 

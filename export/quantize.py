@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
-from export.dataset import DatasetError, Sample, read_pixels
+from export.dataset import DatasetError, Sample, read_pixels, read_reference, read_sample
 from station.adapters.litert_model import check_integer_graph
 from station.manifest import Preprocessing, Tensor
 from station.messages import Pixels
@@ -19,7 +19,8 @@ from station.preprocess import write_input
 from station.readout import OUTPUT_NAMES
 
 CALIBRATION_PICTURES = 96
-INPUT_NAME = "picture"
+INPUT_NAMES = ("picture", "reference")
+"""The second one only in a model that compares."""
 
 
 def calibration_set(samples: Sequence[Sample], labels: int, count: int, seed: int) -> list[Sample]:
@@ -53,12 +54,13 @@ def calibration_set(samples: Sequence[Sample], labels: int, count: int, seed: in
     return [samples[index] for index in drawn]
 
 
-def quantize(network: keras.Model, pictures: Sequence[Pixels], preprocessing: Preprocessing) -> bytes:
+def quantize(network: keras.Model, pictures: Sequence[tuple[Pixels, ...]], preprocessing: Preprocessing) -> bytes:
     """Convert to a `.tflite` with uint8 input, int8 outputs and nothing but integers between.
 
     Args:
-        network: float32, open input size, two outputs: heatmap and box.
-        pictures: the calibration set; the model is exported for the first one's padded size.
+        network: float32, open input size, one input or two, two outputs: heatmap and box.
+        pictures: the calibration set, each picture alone or with its reference, as the network takes them; the model is
+            exported for the first one's padded size.
         preprocessing: of the bundle.
 
     Raises:
@@ -68,19 +70,25 @@ def quantize(network: keras.Model, pictures: Sequence[Pixels], preprocessing: Pr
     if not pictures:
         raise DatasetError("there are no pictures to calibrate the quantization on")
     multiple = preprocessing.multiple_px
-    height, width = (-(-edge // multiple) * multiple for edge in pictures[0].shape[:2])
-    source = keras.Input((height, width, preprocessing.channels), batch_size=1, name=INPUT_NAME)
-    outputs = dict(zip(OUTPUT_NAMES["detect"], network(source, training=False), strict=True))
-    serving = keras.Model(source, outputs)
+    height, width = (-(-edge // multiple) * multiple for edge in pictures[0][0].shape[:2])
+    names = INPUT_NAMES[: len(pictures[0])]
+    sources = [keras.Input((height, width, preprocessing.channels), batch_size=1, name=name) for name in names]
+    outputs = network(sources if len(sources) > 1 else sources[0], training=False)
+    serving = keras.Model(
+        sources if len(sources) > 1 else sources[0], dict(zip(OUTPUT_NAMES["detect"], outputs, strict=True))
+    )
 
     def representative() -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-        tensor = np.empty((height, width, preprocessing.channels), np.uint8)
-        for picture in pictures:
-            write_input(np.ascontiguousarray(picture[:height, :width]), tensor, preprocessing)
-            # The input's scale comes from its largest value. It must be 1/255 whatever the pictures' brightness, since
-            # the station writes pixels as they are.
-            tensor[0, 0], tensor[0, 1] = 0, 255
-            yield "serving_default", {INPUT_NAME: tensor[None].astype(np.float32) / np.float32(255)}
+        for together in pictures:
+            inputs = {}
+            for name, picture in zip(names, together, strict=True):
+                tensor = np.empty((height, width, preprocessing.channels), np.uint8)
+                write_input(np.ascontiguousarray(picture[:height, :width]), tensor, preprocessing)
+                # The input's scale comes from its largest value. It must be 1/255 whatever the pictures' brightness,
+                # since the station writes pixels as they are.
+                tensor[0, 0], tensor[0, 1] = 0, 255
+                inputs[name] = tensor[None].astype(np.float32) / np.float32(255)
+            yield "serving_default", inputs
 
     return convert(serving, representative)
 
@@ -132,12 +140,20 @@ def describe(model: bytes, names: Sequence[str]) -> tuple[Tensor, ...]:
     return tuple(tensor(name) for name in names)
 
 
-def read_pictures(samples: Sequence[Sample], channels: int) -> list[Pixels]:
-    """The pictures of some samples."""
-    return [read_pixels(sample.picture, channels) for sample in samples]
+def read_pictures(samples: Sequence[Sample], channels: int, *, compares: bool = False) -> list[tuple[Pixels, ...]]:
+    """The pictures of some samples, each with its reference for a model that compares.
+
+    Raises:
+        DatasetError: a picture or a reference is missing or cannot be read.
+    """
+    pictures: list[tuple[Pixels, ...]] = []
+    for sample in samples:
+        pixels = read_sample(sample, channels)
+        pictures.append((pixels, read_reference(sample, channels)) if compares else (pixels,))
+    return pictures
 
 
-def read_folder(folder: Path, channels: int) -> tuple[tuple[str, ...], list[Pixels]]:
+def read_folder(folder: Path, channels: int) -> tuple[tuple[str, ...], list[tuple[Pixels, ...]]]:
     """Names and pixels of the PNG pictures of a folder, in the order of their names.
 
     Raises:
@@ -146,4 +162,4 @@ def read_folder(folder: Path, channels: int) -> tuple[tuple[str, ...], list[Pixe
     files = sorted(folder.glob("*.png"))
     if not files:
         raise DatasetError(f"{folder}: holds no PNG pictures to calibrate on")
-    return tuple(file.name for file in files), [read_pixels(file, channels) for file in files]
+    return tuple(file.name for file in files), [(read_pixels(file, channels),) for file in files]

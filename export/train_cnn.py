@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from export.augment import Augmentation, erase_defects, grid_targets, random_crop
 from export.cnn import STRIDE_PX, DetectorWidths, box_loss, build_detector, heatmap_loss
-from export.dataset import DatasetError, Sample, read_pixels
+from export.dataset import DatasetError, Sample, read_reference, read_sample
 from station.errors import StationError
 from station.messages import Pixels
 
@@ -33,7 +33,8 @@ BATCHES_AHEAD = 4
 SAY_EVERY_S = 10.0
 SAVE_EVERY_S = 60.0
 
-Batch = tuple[Pixels, tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]
+Batch = tuple[tuple[Pixels, ...], tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]
+"""Pictures `[batch, crop, crop, channels]`, then their references where there are any; targets of the two outputs."""
 
 
 class TrainingError(StationError):
@@ -53,6 +54,7 @@ class TrainingKnobs:
         weight_decay: of AdamW.
         precision: Keras dtype policy of the body; bfloat16 took two thirds of float32's time on a CPU with AVX512-BF16.
         channels: 1 grey, 3 BGR.
+        reference: the detector compares each picture with its reference.
         seed: of weights and crops.
     """
 
@@ -64,6 +66,7 @@ class TrainingKnobs:
     weight_decay: float = 0.02
     precision: str = "mixed_bfloat16"
     channels: int = 1
+    reference: bool = False
     seed: int = 0
     widths: DetectorWidths = field(default_factory=DetectorWidths)
     augmentation: Augmentation = field(default_factory=Augmentation)
@@ -103,11 +106,21 @@ def train_detector(
     """
     if not samples:
         raise DatasetError("the training split is empty")
+    if knobs.reference and (without := next((one for one in samples if one.reference is None), None)):
+        raise DatasetError(f"{without.picture}: has no reference picture, which a detector that compares needs")
     _settle_knobs(folder, knobs)
     keras.utils.set_random_seed(knobs.seed)
     loaded = _load(samples, knobs.channels)
     crop_px = knobs.augmentation.crop_px
-    model = build_detector(crop_px, crop_px, knobs.channels, labels, knobs.widths, precision=knobs.precision)
+    model = build_detector(
+        crop_px,
+        crop_px,
+        knobs.channels,
+        labels,
+        knobs.widths,
+        reference=knobs.reference,
+        precision=knobs.precision,
+    )
     optimizer = keras.optimizers.AdamW(knobs.peak_rate, weight_decay=knobs.weight_decay, global_clipnorm=5.0)
     # XLA was slower than oneDNN's own kernels on a CPU.
     model.compile(optimizer=optimizer, loss=[heatmap_loss, box_loss], jit_compile=False)
@@ -122,7 +135,8 @@ def train_detector(
             while (done := _part_done(knobs, step, spent_s)) < 1:
                 pictures, targets = next(batches)
                 model.optimizer.learning_rate.assign(_rate(done, knobs))
-                loss = float(model.train_on_batch(keras.ops.cast(pictures, "float32") / 255.0, targets)[0])
+                inputs = [keras.ops.cast(one, "float32") / 255.0 for one in pictures]
+                loss = float(model.train_on_batch(inputs if knobs.reference else inputs[0], targets)[0])
                 if not np.isfinite(loss):
                     raise TrainingError(f"the loss is not finite at step {step}; try a smaller --peak-rate")
                 step += 1
@@ -180,7 +194,7 @@ def _settle_knobs(folder: Path, knobs: TrainingKnobs) -> None:
 
 def for_serving(model: keras.Model, labels: int, knobs: TrainingKnobs) -> keras.Model:
     """The same weights in a float32 network with open input size."""
-    network = build_detector(None, None, knobs.channels, labels, knobs.widths)
+    network = build_detector(None, None, knobs.channels, labels, knobs.widths, reference=knobs.reference)
     network.set_weights(model.get_weights())
     return network
 
@@ -194,7 +208,7 @@ def load_checkpoint(folder: Path, labels: int, knobs: TrainingKnobs) -> keras.Mo
     path = folder / CHECKPOINT
     if not path.is_file():
         raise DatasetError(f"{path}: is missing; train first")
-    network = build_detector(None, None, knobs.channels, labels, knobs.widths)
+    network = build_detector(None, None, knobs.channels, labels, knobs.widths, reference=knobs.reference)
     with np.load(path, allow_pickle=False) as stored:
         network.set_weights([stored[f"weight_{index}"] for index in range(len(network.weights))])
     return network
@@ -216,8 +230,8 @@ def _rate(done: float, knobs: TrainingKnobs) -> float:
 def _load(samples: Sequence[Sample], channels: int) -> list[LoadedSample]:
     loaded = []
     for sample in samples:
-        pixels = read_pixels(sample.picture, channels)
-        reference = read_pixels(sample.reference, channels) if sample.reference else None
+        pixels = read_sample(sample, channels)
+        reference = read_reference(sample, channels) if sample.reference else None
         if reference is not None and reference.shape != pixels.shape:
             raise DatasetError(f"{sample.reference}: is not of the same size as {sample.picture}")
         loaded.append(LoadedSample(sample, pixels, reference))
@@ -227,24 +241,31 @@ def _load(samples: Sequence[Sample], channels: int) -> list[LoadedSample]:
 def make_batch(loaded: Sequence[LoadedSample], labels: int, knobs: TrainingKnobs, step: int) -> Batch:
     """The crops of one step and their targets; depends on the seed and the step only."""
     rng = np.random.default_rng((knobs.seed, step))
-    pictures, heatmaps, boxes = [], [], []
+    pictures, references, heatmaps, boxes = [], [], [], []
     for choice in rng.integers(len(loaded), size=knobs.batch):
         item = loaded[choice]
         pixels, boxes_px, classes = item.pixels, item.sample.boxes_px, item.sample.classes
+        beside = item.reference if knobs.reference else None
         if item.reference is not None and rng.random() < knobs.augmentation.erase_share:
             chosen = rng.random(len(boxes_px)) < knobs.augmentation.erase_each
             pixels, kept = erase_defects(pixels, item.reference, boxes_px, chosen)
             # The crop still aims at every labelled place: an undone defect is the best negative there is.
-            crop = random_crop(pixels, boxes_px, np.where(kept, classes, -1), knobs.augmentation, rng)
+            crop = random_crop(pixels, boxes_px, np.where(kept, classes, -1), knobs.augmentation, rng, beside)
             present = crop.classes >= 0
-            crop = type(crop)(crop.pixels, crop.boxes_px[present], crop.classes[present], crop.whole[present])
+            crop = replace(
+                crop, boxes_px=crop.boxes_px[present], classes=crop.classes[present], whole=crop.whole[present]
+            )
         else:
-            crop = random_crop(pixels, boxes_px, classes, knobs.augmentation, rng)
+            crop = random_crop(pixels, boxes_px, classes, knobs.augmentation, rng, beside)
         heatmap, box = grid_targets(crop, labels, STRIDE_PX)
-        pictures.append(crop.pixels.reshape(*crop.pixels.shape[:2], knobs.channels))
+        shape = (*crop.pixels.shape[:2], knobs.channels)
+        pictures.append(crop.pixels.reshape(shape))
+        if crop.reference is not None:
+            references.append(crop.reference.reshape(shape))
         heatmaps.append(heatmap)
         boxes.append(box)
-    return np.stack(pictures), (np.stack(heatmaps), np.stack(boxes))
+    inputs = (np.stack(pictures), np.stack(references)) if references else (np.stack(pictures),)
+    return inputs, (np.stack(heatmaps), np.stack(boxes))
 
 
 class _BatchesAhead:

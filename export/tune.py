@@ -120,12 +120,12 @@ def choose_frame_threshold(seen: Sequence[SeenFrame], floor: float) -> Threshold
     )
 
 
-def golden_pieces(seed: int) -> Iterator[Pixels]:
+def golden_pieces(seed: int) -> Iterator[tuple[Pixels, ...]]:
     """Small pieces of a web with many defects: a noisy picture does not compress, and a bundle is to stay small."""
     web = Web(seed, defect_share=0.9)
     for number in range(GOLDEN_CANDIDATES):
         left = number * 97 % (web.width_px - GOLDEN_EDGE_PX)
-        yield web.render(number * 700, GOLDEN_EDGE_PX)[:, left : left + GOLDEN_EDGE_PX].copy()
+        yield (web.render(number * 700, GOLDEN_EDGE_PX)[:, left : left + GOLDEN_EDGE_PX].copy(),)
 
 
 def _frames(web: Web, frames: int) -> list[Capture]:

@@ -142,6 +142,7 @@ class GoldenCase(Part):
 
     Attributes:
         file: member name of the lossless picture.
+        reference: member name of the picture that it is compared with, for a bundle that takes one.
         outcome: `ok` or `ng` at the bundle's thresholds.
         score: the picture's score.
         tolerance: by how much the score may differ on another processor: one quantization step of the logits,
@@ -150,6 +151,7 @@ class GoldenCase(Part):
     """
 
     file: str
+    reference: str | None = None
     outcome: Outcome
     score: float
     tolerance: float = Field(gt=0)
@@ -161,6 +163,8 @@ class Manifest(Part):
     """`manifest.json`.
 
     Attributes:
+        inputs: the picture; after it the reference for a model that compares each picture with the same place without
+            defects, aligned pixel for pixel.
         labels: class names; for the task `anomaly` the one label of its candidates.
         good_label: with the task `classify`, the class of pictures without a defect; None when every class is a kind
             of defect: such a bundle never says `ok`.
@@ -204,6 +208,11 @@ class Manifest(Part):
             raise ValueError(f"good_label {self.good_label!r} must be one of at least two labels of the task classify")
         return self
 
+    @property
+    def compares(self) -> bool:
+        """Whether each picture needs a reference beside it."""
+        return len(self.inputs) > 1
+
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
@@ -239,7 +248,8 @@ def read_bundle(path: Path) -> Bundle:
     """
     members, sha256 = read_members(path)
     manifest = parse_manifest(members.pop(MANIFEST, None), str(path))
-    check_members(manifest.members, {MODEL} | {case.file for case in manifest.golden}, members, str(path))
+    pictures = {name for case in manifest.golden for name in (case.file, case.reference) if name is not None}
+    check_members(manifest.members, {MODEL} | pictures, members, str(path))
     golden = {name: content for name, content in members.items() if name.startswith(GOLDEN)}
     extra = {name: content for name, content in members.items() if name != MODEL and name not in golden}
     return Bundle(manifest, members[MODEL], golden, sha256, str(path), extra)

@@ -1,11 +1,14 @@
 """From what a camera or a file delivers to the picture that is judged: decoding, rotation, region, colour."""
 
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Literal
 
 import cv2
 import numpy as np
 
+from station.errors import ModelError
 from station.messages import Capture, Pixels, Reason
 from station.settings import BaseCamera, Region
 
@@ -106,6 +109,24 @@ def apply(view: View, capture: Capture) -> Capture:
         first_line += region.y_px
     cut = pixels[region.y_px : bottom, region.x_px : right]
     return replace(capture, pixels=cut, owned_rows=owned, first_line=first_line)
+
+
+def read_reference(path: Path, view: View) -> Pixels:
+    """Read the picture of a good part that a camera's pictures are compared with, seen as they are.
+
+    Raises:
+        ModelError: it cannot be read, is no picture, or does not hold the region.
+    """
+    try:
+        pixels = decode(path.read_bytes(), grey=view.colour == "grey")
+    except OSError as exc:
+        raise ModelError(f"reference {path}: cannot be read: {exc.strerror}") from exc
+    except ValueError as exc:
+        raise ModelError(f"reference {path}: {exc}") from exc
+    seen = apply(view, Capture(pixels, datetime.fromtimestamp(0, UTC), 0.0))
+    if seen.pixels is None or seen.fault is not None:
+        raise ModelError(f"reference {path}: {pixels.shape[1]}×{pixels.shape[0]} px do not hold the camera's region")
+    return np.ascontiguousarray(seen.pixels)
 
 
 def _convert(pixels: Pixels, colour: Literal["grey", "bgr", "rgb"]) -> Pixels:

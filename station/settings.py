@@ -252,6 +252,8 @@ class BaseCamera(Section):
     """Judge at most this many frames a second; the others are skipped and counted."""
     bundle: FilePath | None = None
     """Another bundle than `model.bundle`."""
+    reference: FilePath | None = None
+    """Picture of a good part as this camera delivers it, aligned with the others: for a bundle that compares."""
     frozen_after: int = Field(default=0, ge=0)
     """This many identical pictures in a row are `unknown` (frozen); 0 switches it off. A live sensor's noise makes two
     pictures differ."""
@@ -535,7 +537,7 @@ _PATH_KEYS = {
     "broker": ("password_file",),
     "model": ("bundle",),
     "tls": ("ca_file", "certificate_file", "key_file"),
-    "camera": ("bundle", "path", "list_file"),
+    "camera": ("bundle", "reference", "path", "list_file"),
     "sensors": ("path",),
     "process": ("bundle",),
 }

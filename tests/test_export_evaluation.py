@@ -135,7 +135,7 @@ class Pointing:
         self._map = np.zeros((4, 5), np.float32)
         self._map[row, column] = 1.0
 
-    def infer(self, pixels: Pixels) -> Scores:
+    def infer(self, pixels: Pixels, reference: Pixels | None = None) -> Scores:  # noqa: ARG002 (of the Protocol)
         return Scores((), float(pixels.mean() > 0), self._map)
 
 

@@ -96,7 +96,7 @@ def tensor(bundle: Bundle, which: str, **changes: Any) -> dict[str, Any]:
         (lambda b: {"labels": b.manifest.labels[:5]}, "must be int8"),
         (lambda _: {"preprocessing": {"stride_px": 4}}, "must be int8"),
         (lambda _: {"preprocessing": {"multiple_px": 12}}, "multiple_px"),
-        (lambda _: {"preprocessing": {"channels": 3}}, "input must be uint8"),
+        (lambda _: {"preprocessing": {"channels": 3}}, "input picture must be uint8"),
     ],
 )
 def test_a_manifest_that_is_not_the_models_is_refused(

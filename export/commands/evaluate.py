@@ -41,7 +41,14 @@ def run(arguments: argparse.Namespace) -> int:
     samples = pictures_of(dataset, arguments.split)
     # The map is only needed where masks say whether it points at the defect.
     model = load_model(bundle, arguments.threads, heatmap=any(sample.mask for sample in samples))
-    scored = score_samples(model, samples, dataset.labels, manifest.preprocessing.channels, ProgressLine("scoring"))
+    scored = score_samples(
+        model,
+        samples,
+        dataset.labels,
+        manifest.preprocessing.channels,
+        ProgressLine("scoring"),
+        compares=manifest.compares,
+    )
     result = evaluate(scored, task_of(manifest, dataset), manifest.thresholds)
     if arguments.json:
         names = {"bundle": bundle.ref.name, "sha256": bundle.sha256, "split": arguments.split}

@@ -89,9 +89,14 @@ def write_from(
         )
     preprocessing, decoding = detector_preprocessing(knobs.channels), detector_decoding()
     drawn = calibration_set(train, len(dataset.labels), CALIBRATION_PICTURES, knobs.seed)
-    training_pictures = read_pictures(drawn, knobs.channels)
+    training_pictures = read_pictures(drawn, knobs.channels, compares=knobs.reference)
     if calibration_folder is None:
         calibration, calibration_pictures = tuple(sample.name for sample in drawn), training_pictures
+    elif knobs.reference:
+        raise DatasetError(
+            f"--calibration {calibration_folder}: a detector that compares is calibrated on pairs; leave the option "
+            "out, so that pairs are drawn from the training split"
+        )
     else:
         calibration, calibration_pictures = read_folder(calibration_folder, knobs.channels)
     say(f"quantizing, calibrated on {len(calibration)} pictures")
@@ -103,6 +108,7 @@ def write_from(
         preprocessing=preprocessing,
         decoding=decoding,
         calibration=calibration,
+        compares=knobs.reference,
     )
     created_at = datetime.now(UTC)
     deployed = draft.deployed(created_at)
@@ -112,22 +118,28 @@ def write_from(
     }
     say(f"scoring {len(held_out)} held-out pictures")
     scored = {
-        ("validation", kind): score_samples(detector, held_out, dataset.labels, knobs.channels)
+        ("validation", kind): score_samples(
+            detector, held_out, dataset.labels, knobs.channels, compares=knobs.reference
+        )
         for kind, detector in detectors.items()
     }
     thresholds = held_out_thresholds(scored["validation", "int8"])
     if test := dataset.splits["test"]:
         say(f"scoring {len(test)} test pictures")
         for kind, detector in detectors.items():
-            scored["test", kind] = score_samples(detector, test, dataset.labels, knobs.channels)
+            scored["test", kind] = score_samples(
+                detector, test, dataset.labels, knobs.channels, compares=knobs.reference
+            )
     metrics = {
         f"{split}_{kind}": figures(items, dataset.labels, thresholds).flat() for (split, kind), items in scored.items()
     }
-    cases, golden = golden_set(deployed, golden_candidates(dataset.splits["validation"], knobs.channels), thresholds)
+    cases, golden = golden_set(
+        deployed, golden_candidates(dataset.splits["validation"], knobs.channels, compares=knobs.reference), thresholds
+    )
     manifest = draft.manifest(created_at).model_copy(
         update={
             "thresholds": thresholds,
-            "quality": quality_limits(training_pictures),
+            "quality": quality_limits([together[0] for together in training_pictures]),
             "golden": cases,
             "metrics": metrics,
             "dataset": dataset_record(dataset),

@@ -52,6 +52,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=knobs.precision,
         help="number format of the training (default: %(default)s)",
     )
+    parser.add_argument(
+        "--reference",
+        action="store_true",
+        help="compare each picture with its reference, the same place without defects (a second input of the bundle)",
+    )
     parser.add_argument("--colour", action="store_true", help="train on colour pictures (default: grey)")
     widths = DetectorWidths()
     parser.add_argument(
@@ -68,6 +73,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Train and package."""
     stem, fine, coarse = arguments.widths
+    widths = replace(DetectorWidths(), stem=stem, fine=fine, coarse=coarse)
+    if arguments.reference:
+        widths = replace(widths, head_convolutions=widths.head_convolutions - 1)
     knobs = TrainingKnobs(
         steps=None if arguments.minutes else arguments.steps or TrainingKnobs().steps,
         minutes=arguments.minutes,
@@ -75,8 +83,9 @@ def run(arguments: argparse.Namespace) -> int:
         peak_rate=arguments.peak_rate,
         precision=arguments.precision,
         channels=3 if arguments.colour else 1,
+        reference=arguments.reference,
         seed=arguments.seed,
-        widths=replace(DetectorWidths(), stem=stem, fine=fine, coarse=coarse),
+        widths=widths,
         augmentation=replace(Augmentation(), crop_px=arguments.crop, photometric_share=arguments.photometric),
     )
     dataset = read_dataset(arguments.data)

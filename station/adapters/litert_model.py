@@ -87,13 +87,16 @@ class LitertModel:
     Not for use from several threads at once: each camera has its own.
     """
 
-    def __init__(self, bundle: Bundle, threads: int = 1, *, heatmap: bool = False) -> None:
+    def __init__(
+        self, bundle: Bundle, threads: int = 1, *, heatmap: bool = False, reference: Pixels | None = None
+    ) -> None:
         """Load the model and check it against its manifest; the golden set is run by `load_model`.
 
         Args:
             bundle: read and checked by `station.manifest.read_bundle`.
             threads: for one invocation.
             heatmap: whether `infer` returns the heatmap as well.
+            reference: what pictures are compared with that come without a reference of their own.
 
         Raises:
             BundleError: the model is not what the manifest says, or the delegate did not take it.
@@ -101,16 +104,18 @@ class LitertModel:
         self._bundle = bundle
         self._manifest = bundle.manifest
         self._want_heatmap = heatmap
+        self._default_reference = reference
         self._size: tuple[int, int] | None = None
         try:
             check_integer_graph(bundle.model)
             self._interpreter = _interpreter(bundle.model, threads, OpResolverType.AUTO)
             inputs, outputs = _signature(self._interpreter)
-            if len(self._manifest.inputs) != 1:
-                raise BundleError("the manifest must name one input")
-            self._input = _check_tensor(inputs, self._manifest.inputs[0])
+            allowed = (1, 2) if self._manifest.task == "detect" else (1,)
+            if len(self._manifest.inputs) not in allowed:
+                raise BundleError("the manifest must name one input, or for the task detect two: picture and reference")
+            self._inputs = tuple(_check_tensor(inputs, wanted) for wanted in self._manifest.inputs)
             self._outputs = tuple(_check_tensor(outputs, tensor) for tensor in self._manifest.outputs)
-            self._check_input()
+            self._check_inputs()
             self._readout = readout_of(bundle)
             self._check_delegate()
         except BundleError as exc:
@@ -126,13 +131,18 @@ class LitertModel:
         """The bundle with its thresholds and limits."""
         return self._bundle
 
-    def infer(self, pixels: Pixels) -> Scores:
+    def infer(self, pixels: Pixels, reference: Pixels | None = None) -> Scores:
         """Score one picture, `[height, width]` or `[height, width, 3]` BGR uint8.
 
         The first picture of another size makes the runtime plan its memory anew (some milliseconds).
 
+        Args:
+            pixels: the picture.
+            reference: the same place without defects, of the same height and width, for a bundle that compares; without
+                it the one that the model was loaded with.
+
         Raises:
-            InferenceError: the picture does not fit the model, or the runtime failed.
+            InferenceError: the picture does not fit the model or its reference, or the runtime failed.
         """
         began = time.perf_counter()
         preprocessing = self._manifest.preprocessing
@@ -140,7 +150,10 @@ class LitertModel:
             _, height, width, _ = self._manifest.inputs[0].shape
             self._fit(input_size(pixels, preprocessing, (height, width)))
             # The view lives within this expression only: the runtime refuses to run while anyone holds one.
-            placement = write_input(pixels, self._interpreter.tensor(self._input)()[0], preprocessing)
+            placement = write_input(pixels, self._interpreter.tensor(self._inputs[0])()[0], preprocessing)
+            if self._manifest.compares:
+                beside = self._reference_for(pixels, reference)
+                write_input(beside, self._interpreter.tensor(self._inputs[1])()[0], preprocessing)
             written = time.perf_counter()
             self._interpreter.invoke()
             outputs = [
@@ -175,26 +188,31 @@ class LitertModel:
         """
         for case in self._manifest.golden:
             try:
-                self._check_case(case, self.infer(_golden_picture(self._bundle, case)))
+                pixels = _golden_picture(self._bundle, case.file)
+                beside = _golden_picture(self._bundle, case.reference) if case.reference else None
+                self._check_case(case, self.infer(pixels, beside))
             except (GoldenMismatch, InferenceError) as exc:
                 raise GoldenMismatch(f"bundle {self._bundle.origin}: golden picture {case.file}: {exc}") from exc
 
-    def _check_input(self) -> None:
+    def _check_inputs(self) -> None:
         preprocessing = self._manifest.preprocessing
         picture = self._manifest.inputs[0]
-        if picture.dtype != "uint8" or picture.shape[::3] != (1, preprocessing.channels):
-            raise BundleError(
-                f"the input must be uint8 [1, height, width, {preprocessing.channels}], "
-                f"not {picture.dtype} {list(picture.shape)}"
-            )
-        if not any(
-            abs(picture.scale / scale - 1) <= _INPUT_SCALE_TOLERANCE and picture.zero_point == zero_point
-            for scale, zero_point in _INPUT_SCALES
-        ):
-            raise BundleError(
-                f"the input must have scale 1/255 and zero point 0, or 1/128 and 127, since pixels are written as they "
-                f"are; it has {picture.scale:g} and {picture.zero_point}"
-            )
+        for tensor in self._manifest.inputs:
+            if tensor.dtype != "uint8" or tensor.shape[::3] != (1, preprocessing.channels):
+                raise BundleError(
+                    f"the input {tensor.name} must be uint8 [1, height, width, {preprocessing.channels}], "
+                    f"not {tensor.dtype} {list(tensor.shape)}"
+                )
+            if tensor.shape != picture.shape:
+                raise BundleError(f"the inputs differ in shape: {list(picture.shape)} and {list(tensor.shape)}")
+            if not any(
+                abs(tensor.scale / scale - 1) <= _INPUT_SCALE_TOLERANCE and tensor.zero_point == zero_point
+                for scale, zero_point in _INPUT_SCALES
+            ):
+                raise BundleError(
+                    f"the input {tensor.name} must have scale 1/255 and zero point 0, or 1/128 and 127, since pixels "
+                    f"are written as they are; it has {tensor.scale:g} and {tensor.zero_point}"
+                )
         if preprocessing.multiple_px % preprocessing.stride_px:
             raise BundleError(
                 f"preprocessing.multiple_px {preprocessing.multiple_px} is no multiple of stride_px "
@@ -224,9 +242,21 @@ class LitertModel:
         channels = self._manifest.preprocessing.channels
         # Unknown until the runtime has planned its memory: after a failure the next picture plans it again.
         self._size = None
-        self._interpreter.resize_tensor_input(self._input, [1, *size, channels])
+        for index in self._inputs:
+            self._interpreter.resize_tensor_input(index, [1, *size, channels])
         self._interpreter.allocate_tensors()
         self._size = size
+
+    def _reference_for(self, pixels: Pixels, given: Pixels | None) -> Pixels:
+        beside = given if given is not None else self._default_reference
+        if beside is None:
+            raise InferenceError("the bundle compares each picture with a reference, and there is none")
+        if beside.shape[:2] != pixels.shape[:2]:
+            raise InferenceError(
+                f"the picture is {pixels.shape[1]}×{pixels.shape[0]} px, its reference "
+                f"{beside.shape[1]}×{beside.shape[0]}"
+            )
+        return beside
 
     def _check_case(self, case: GoldenCase, scores: Scores) -> None:
         found = [item for item in scores.candidates if item.score >= self._manifest.thresholds.of(item.label)]
@@ -250,19 +280,22 @@ class LitertModel:
         return bool(shared >= _GOLDEN_OVERLAP[self._manifest.task])
 
 
-def load_model(bundle: Bundle, threads: int = 1, *, heatmap: bool = False) -> LitertModel:
+def load_model(
+    bundle: Bundle, threads: int = 1, *, heatmap: bool = False, reference: Pixels | None = None
+) -> LitertModel:
     """Load a bundle and replay its golden set.
 
     Args:
         bundle: read and checked by `station.manifest.read_bundle`.
         threads: for one invocation; one is best with several cameras.
         heatmap: whether `infer` returns the heatmap as well.
+        reference: what pictures are compared with that come without a reference of their own.
 
     Raises:
         BundleError: the model is not what the manifest says.
         GoldenMismatch: this machine does not give the validated scores.
     """
-    model = LitertModel(bundle, threads, heatmap=heatmap)
+    model = LitertModel(bundle, threads, heatmap=heatmap, reference=reference)
     model.run_golden_set()
     return model
 
@@ -311,8 +344,8 @@ def _check_tensor(found: dict[str, Any], wanted: Tensor) -> int:
     return int(details["index"])
 
 
-def _golden_picture(bundle: Bundle, case: GoldenCase) -> Pixels:
-    encoded = np.frombuffer(bundle.golden[case.file], np.uint8)
+def _golden_picture(bundle: Bundle, file: str) -> Pixels:
+    encoded = np.frombuffer(bundle.golden[file], np.uint8)
     decoded = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED) if encoded.size else None
     if decoded is None:
         raise GoldenMismatch("is not a picture")

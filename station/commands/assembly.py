@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 from station import __version__, wire
 from station.adapters.bundle_trial import try_out
@@ -20,16 +19,17 @@ from station.adapters.system_clock import SystemClock
 from station.adapters.systemd_notify import SystemdNotify
 from station.commands.camera_factory import make_camera
 from station.daemon import BROKER, CameraPart, CommandPart, Station
-from station.errors import ConfigurationError, ProtocolError, StorageError
+from station.errors import ConfigurationError, ModelError, ProtocolError, StorageError
 from station.faults import FaultBoard
 from station.ids import uuid7
 from station.mailbox import Mailbox, Overflow
 from station.manifest import read_bundle
 from station.messages import Incoming, Link, OutboxRow, Outgoing, Status, StatusName, Verdict
+from station.picture import View, read_reference
 from station.pipeline import LoadedModel
 from station.ports import Clock, Journal
 from station.recorder import Recorder
-from station.settings import BrokerSettings, Settings
+from station.settings import BrokerSettings, CameraSettings, ModelSettings, Settings
 
 logger = logging.getLogger(__name__)
 
@@ -119,7 +119,7 @@ def assembled(
                     clock,
                     resume_after=resume.get(camera),
                 ),
-                load=functools.partial(load_bundle, table.bundle or settings.model.bundle, settings.model.threads),
+                load=functools.partial(load_bundle, table, settings.model),
                 try_out=functools.partial(try_out, table.bundle or settings.model.bundle, settings.model.threads),
                 cpu=(cpus or {}).get(camera),
                 silence_s=plan.read_deadline_s if plan.watch_reads else None,
@@ -152,14 +152,22 @@ def open_journal(settings: Settings, clock: Clock) -> Iterator[SqliteJournal]:
         journal.__exit__(None, None, None)
 
 
-def load_bundle(path: Path, threads: int) -> LoadedModel:
-    """Read and check a bundle, load it, and replay its golden set.
+def load_bundle(camera: CameraSettings, model: ModelSettings) -> LoadedModel:
+    """Read and check a camera's bundle, load it with the camera's reference picture, and replay its golden set.
 
     Raises:
-        ModelError: it cannot be used.
+        ModelError: it cannot be used, or the reference that it needs is missing.
     """
-    bundle = read_bundle(path)
-    return LoadedModel(load_model(bundle, threads), bundle.manifest)
+    bundle = read_bundle(camera.bundle or model.bundle)
+    if bundle.manifest.compares and camera.reference is None:
+        raise ModelError(
+            f"bundle {bundle.origin}: compares each picture with one of a good part; name that one in the camera's "
+            "`reference`"
+        )
+    if camera.reference is not None and not bundle.manifest.compares:
+        raise ModelError(f"bundle {bundle.origin}: takes no reference; remove `reference` from the camera's table")
+    reference = read_reference(camera.reference, View.of(camera)) if camera.reference is not None else None
+    return LoadedModel(load_model(bundle, model.threads, reference=reference), bundle.manifest)
 
 
 @contextmanager

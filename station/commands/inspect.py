@@ -15,7 +15,7 @@ from station.commands.exit_codes import ExitCode
 from station.errors import ConfigurationError
 from station.manifest import read_bundle
 from station.messages import Capture, Frame, ModelRef, Pixels, Reason, Scores, Verdict
-from station.picture import decode
+from station.picture import View, decode, read_reference
 from station.pipeline import Inspector, LoadedModel
 from station.settings import SHIPPED_BUNDLE, FolderCamera, ModelSettings
 
@@ -24,6 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("image", nargs="+", type=Path, help="picture, or folder of pictures")
     parser.add_argument("--bundle", type=Path, default=SHIPPED_BUNDLE, help="model bundle")
+    parser.add_argument(
+        "--reference", type=Path, metavar="FILE", help="picture of a good part, for a bundle that compares"
+    )
     parser.add_argument("--threshold", type=float, help="judge with this threshold instead of the bundle's own")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write annotated pictures (heatmap, boxes) here")
     parser.add_argument("--json", action="store_true", help="one verdict a line, in the form that goes over MQTT")
@@ -40,8 +43,13 @@ def run(options: argparse.Namespace) -> ExitCode:
         raise ConfigurationError(f"--threshold {options.threshold}: allowed are numbers between 0 and 1")
     paths = list(_pictures(options.image))
     bundle = read_bundle(options.bundle)
-    model = _Remembering(load_model(bundle, heatmap=options.out is not None))
     grey = bundle.manifest.preprocessing.channels == 1
+    if bundle.manifest.compares != (options.reference is not None):
+        needs = "compares pictures with one of a good part: give" if bundle.manifest.compares else "takes no"
+        raise ConfigurationError(f"--bundle {options.bundle}: {needs} --reference FILE")
+    view = View(colour="grey" if grey else "bgr")
+    reference = read_reference(options.reference, view) if options.reference is not None else None
+    model = _Remembering(load_model(bundle, heatmap=options.out is not None, reference=reference))
     clock = SystemClock()
     inspector = Inspector(
         "inspect",

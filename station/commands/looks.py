@@ -88,9 +88,13 @@ def _as_owner(folder: Path) -> Iterator[None]:
 
 
 def bundles(settings: Settings) -> Iterator[Finding]:
-    """Load each bundle and replay its golden set."""
-    for path in dict.fromkeys(camera.bundle or settings.model.bundle for camera in settings.camera.values()):
-        yield _look(f"bundle {path}", ExitCode.BUNDLE, functools.partial(_check_bundle, path, settings))
+    """Load each bundle, with the reference picture where a camera has one, and replay its golden set."""
+    seen = set()
+    for camera in settings.camera.values():
+        path = camera.bundle or settings.model.bundle
+        if (path, camera.reference) not in seen:
+            seen.add((path, camera.reference))
+            yield _look(f"bundle {path}", ExitCode.BUNDLE, functools.partial(_check_bundle, camera, settings))
 
 
 def cameras(settings: Settings, *, running: bool) -> Iterator[Finding]:
@@ -119,8 +123,8 @@ def _look(what: str, failure: ExitCode, check: Callable[[], str]) -> Finding:
         return Finding(what, str(exc), failure)
 
 
-def _check_bundle(path: Path, settings: Settings) -> str:
-    ref = load_bundle(path, settings.model.threads).ref
+def _check_bundle(camera: CameraSettings, settings: Settings) -> str:
+    ref = load_bundle(camera, settings.model).ref
     return f"{ref.name} {ref.version}, golden set reproduced"
 
 
