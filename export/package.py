@@ -19,11 +19,9 @@ from export.dataset import Dataset, DatasetError, Sample, fingerprint
 from export.evaluate import Scored, choose_threshold, count_frames
 from export.quantize import INPUT_NAMES, describe, read_pictures
 from station.adapters.litert_model import LitertModel, load_model
+from station.bundle_file import GOLDEN, MANIFEST, MODEL
 from station.judge import above_threshold
 from station.manifest import (
-    GOLDEN,
-    MANIFEST,
-    MODEL,
     AnomalyDecoding,
     Bundle,
     ClassDecoding,

@@ -9,9 +9,13 @@ from tiny_detector import TRAIN_ARGUMENTS, draw, write_folder
 
 from export.__main__ import main
 from station.adapters.litert_model import load_model
+from station.bundle_file import GOLDEN
 from station.commands.assembly import load_bundle
 from station.errors import BundleError, InferenceError, ModelError
-from station.manifest import GOLDEN, Bundle, read_bundle
+from station.manifest import (
+    Bundle,
+    read_bundle,
+)
 from station.messages import Pixels
 from station.settings import FolderCamera, ModelSettings, Region
 

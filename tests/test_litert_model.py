@@ -12,8 +12,13 @@ import pytest
 from tiny_detector import draw, trained_folder
 
 from station.adapters.litert_model import LitertModel, check_integer_graph, load_model
+from station.bundle_file import MODEL
 from station.errors import BundleError, GoldenMismatch, InferenceError
-from station.manifest import MODEL, Bundle, Manifest, read_bundle
+from station.manifest import (
+    Bundle,
+    Manifest,
+    read_bundle,
+)
 from station.messages import Outcome
 
 pytestmark = [

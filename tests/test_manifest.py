@@ -9,8 +9,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from station.bundle_file import GOLDEN, MANIFEST, MODEL
 from station.errors import BundleError
-from station.manifest import GOLDEN, MANIFEST, MODEL, Bundle, parse_manifest, read_bundle
+from station.manifest import (
+    Bundle,
+    parse_manifest,
+    read_bundle,
+)
 from station.settings import SHIPPED_BUNDLE
 
 
