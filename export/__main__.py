@@ -12,6 +12,8 @@ COMMANDS = {
     "train": "train a detector on a labelled folder and write its bundle",
     "package": "quantize a finished or interrupted training and write its bundle",
     "evaluate": "score a bundle on a labelled folder, through the deployed path",
+    "predict": "judge pictures with a bundle, one line each",
+    "threshold": "choose a bundle's threshold anew, without training again",
     "render": "write rendered circuit boards as a labelled folder",
     "render-process": "write logs of the simulated oven and press",
     "tune": "choose a bundle's threshold on frames of the simulated line",

@@ -31,11 +31,14 @@ from export.metrics import (
     precision_recall_curve,
     roc_curve,
 )
-from export.thresholds import Counts, count_parts
+from export.thresholds import Choice, Costs, Counts, MaxFalseReject, Rule, choose, count_parts
 from station.manifest import Manifest, Thresholds
 
 GOOD = "good"
 DEFECT = "defect"
+GOOD_ONLY_RATE = 0.01
+"""What a limit on good parts alone aims at when nothing is said: one in a hundred rejected."""
+
 ALL = "all"
 """In place of a split: every picture, for a folder that was collected for measuring only."""
 
@@ -251,6 +254,38 @@ def is_bad(sample: Sample, task: Task) -> bool | None:
     if sample.label is not None and task.good is not None:
         return sample.label != task.good
     return len(sample.classes) > 0 if task.kind == "detect" else None
+
+
+def choose_for(scored: Sequence[Scored], task: Task, manifest: Manifest, rule: Rule | None) -> Choice:
+    """Choose one threshold for every class from whole pictures, by a rule or by what the pictures allow.
+
+    Raises:
+        DatasetError: the labels do not say which pictures are good, or the rule cannot be applied to them.
+    """
+    truths = [is_bad(item.sample, task) for item in scored]
+    if None in truths:
+        raise DatasetError("the labels do not say which pictures are of good parts: name that class good, ok or normal")
+    defective = np.array(truths, np.bool_)
+    if rule is None:
+        rule = Costs() if defective.any() else MaxFalseReject(GOOD_ONLY_RATE)
+    floor = score_floor(manifest)
+    scores = np.array([picture_score(item, floor) for item in scored], np.float64)
+    return choose(scores, defective, rule, floor)
+
+
+def picture_score(item: Scored, floor: float) -> float:
+    """The score that a threshold for the whole picture is compared with: that of its best candidate."""
+    return item.candidates[0].score if item.candidates else min(item.score, floor)
+
+
+def score_floor(manifest: Manifest) -> float:
+    """Below this score there are no candidates."""
+    floors = {
+        "detect": manifest.decoding.score_floor,
+        "classify": manifest.classification.score_floor,
+        "anomaly": manifest.anomaly.score_floor,
+    }
+    return floors[manifest.task]
 
 
 def evaluate(scored: Sequence[Scored], task: Task, thresholds: Thresholds) -> Evaluation:

@@ -15,9 +15,10 @@ import cv2
 import numpy as np
 
 from export.cnn import MULTIPLE_PX, STRIDE_PX
-from export.dataset import Dataset, DatasetError, Sample, fingerprint
+from export.dataset import Dataset, DatasetError, Sample
 from export.evaluate import Scored, choose_threshold, count_frames
 from export.quantize import INPUT_NAMES, describe, read_pictures
+from export.trained_on import training_record
 from station.adapters.litert_model import LitertModel, load_model
 from station.bundle_file import GOLDEN, MANIFEST, MODEL
 from station.judge import above_threshold
@@ -244,10 +245,9 @@ def write_bundle(
 
 def dataset_record(dataset: Dataset) -> dict[str, Any]:
     """What the manifest says of the data."""
-    trained_on = [*dataset.splits["train"], *dataset.splits["validation"]]
     return {
         "layout": dataset.layout,
-        "fingerprint_sha256": fingerprint(trained_on),
+        **training_record(dataset),
         **{f"{split}_pictures": len(samples) for split, samples in dataset.splits.items()},
         **{f"{split}_defects": sum(len(item.classes) for item in samples) for split, samples in dataset.splits.items()},
     }

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -287,14 +287,14 @@ def good_needed(rate: float) -> int:
     return math.ceil(math.log(0.05) / math.log1p(-rate)) if 0 < rate < 1 else 1
 
 
-def overlap_warning(shared: int, of: int, known: bool) -> Iterable[str]:
-    """What to say when some of the pictures were trained on, or when nobody can tell."""
-    if not known:
+def overlap_warning(shared: int | None, of: int) -> Iterator[str]:
+    """What to say when some of the pictures were trained on, or when nobody can tell (None)."""
+    if shared is None:
         yield "the bundle does not say which pictures it was trained on: make sure that these are others"
     elif shared:
         yield (
-            f"{shared} of {of} pictures were trained on: a model knows those better than new ones, "
-            "and the counts are too good; use pictures that training never saw"
+            f"{shared} of {of} pictures were trained on: a model knows those better than new ones, so the figures are "
+            "too good; use pictures that training never saw"
         )
 
 
@@ -339,7 +339,7 @@ def _good_only(candidates: Sequence[Option], rule: MaxFalseReject, good: int) ->
     return Choice(chosen.threshold, counts, text, tuple(warnings))
 
 
-def _warnings(counts: Counts, rule: Rule) -> Iterable[str]:
+def _warnings(counts: Counts, rule: Rule) -> Iterator[str]:
     for total, name in ((counts.good, "good"), (counts.bad, "bad")):
         if total < FEW_PICTURES:
             yield f"only {total} {name} pictures: one of them changes the rate by {percent(1 / total)}"
@@ -349,7 +349,7 @@ def _warnings(counts: Counts, rule: Rule) -> Iterable[str]:
         yield from _unsupported(rule.rate, counts.missed, counts.bad, "bad", "missed")
 
 
-def _unsupported(rate: float, hits: int, total: int, name: str, verb: str) -> Iterable[str]:
+def _unsupported(rate: float, hits: int, total: int, name: str, verb: str) -> Iterator[str]:
     if hits / total > rate:
         yield f"no threshold keeps the limit: {hits} of {total} {name} ones are {verb}, allowed are {percent(rate)}"
     elif (bound := upper_bound(hits, total)) > rate:

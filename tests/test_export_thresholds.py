@@ -139,9 +139,9 @@ def test_what_cannot_be_chosen_is_refused(defective: list[bool], rule: Rule, tex
 
 
 def test_overlap_with_the_training_is_told() -> None:
-    assert list(overlap_warning(0, 9, known=True)) == []
-    assert "3 of 9 pictures were trained on" in next(iter(overlap_warning(3, 9, known=True)))
-    assert "does not say" in next(iter(overlap_warning(0, 9, known=False)))
+    assert list(overlap_warning(0, 9)) == []
+    assert "3 of 9 pictures were trained on" in next(overlap_warning(3, 9))
+    assert "does not say" in next(overlap_warning(None, 9))
 
 
 def test_shares_are_written_with_the_digits_that_matter() -> None:

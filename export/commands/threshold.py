@@ -1,0 +1,126 @@
+"""Choose a bundle's threshold anew, on pictures that training never saw, and say it in counts.
+
+    station-export threshold BUNDLE --data DIR --max-false-reject 0.01 --out NEW.bundle
+    station-export threshold BUNDLE --data NEW --split all --max-miss 0 --out NEW.bundle
+    station-export threshold BUNDLE --data DIR --costs 1:50 --bad-share 0.02 --out NEW.bundle
+
+Nothing is trained: the model's bytes stay, the threshold, its counts and the golden set are new. Give one of three
+rules: the largest share of good parts that may be rejected (then as few bad ones as possible are missed), the largest
+share of bad parts that may be missed (then as few good ones as possible are rejected), or what a false reject and a
+miss cost. Without a rule both rates count the same. Pictures of good parts alone will do: then the limit is set by the
+largest share that may be rejected (default 0.01). Warnings say what so few pictures cannot show.
+"""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from export.dataset import SPLITS, DatasetError, Sample, read_dataset
+from export.evaluate import score_samples
+from export.evaluation import ALL, choose_for, for_bundle, pictures_of, task_of
+from export.package import golden_candidates, golden_set, with_references, write_bundle
+from export.progress import ProgressLine
+from export.thresholds import Costs, MaxFalseReject, MaxMiss, Rule, overlap_warning
+from export.trained_on import count_trained_on
+from station.adapters.litert_model import load_model
+from station.manifest import Bundle, Thresholds, read_bundle
+from station.messages import Pixels
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="the bundle file")
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="labelled folder")
+    parser.add_argument(
+        "--split",
+        choices=[*SPLITS, ALL],
+        default="validation",
+        help="which part of it; all for a folder of pictures that are new to the model (default: %(default)s)",
+    )
+    rule = parser.add_mutually_exclusive_group()
+    rule.add_argument(
+        "--max-false-reject", type=_share, metavar="R", help="largest share of good parts rejected, 0 to 1"
+    )
+    rule.add_argument("--max-miss", type=_share, metavar="R", help="largest share of bad parts missed, 0 to 1")
+    rule.add_argument("--costs", type=_costs, metavar="FR:MISS", help="cost of a false reject and of a miss, as 1:50")
+    parser.add_argument(
+        "--bad-share", type=_share, metavar="P", help="with --costs: share of bad parts on the line (default: 0.5)"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="the file to write")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Score, choose, write."""
+    if arguments.bad_share is not None and arguments.costs is None:
+        raise DatasetError("--bad-share: goes with --costs only")
+    bundle = read_bundle(arguments.bundle)
+    manifest = bundle.manifest
+    dataset = for_bundle(manifest, read_dataset(arguments.data))
+    task = task_of(manifest, dataset)
+    samples = pictures_of(dataset, arguments.split)
+    model = load_model(bundle)
+    # A board's own reference is a good part of the same kind.
+    scored = score_samples(
+        model,
+        with_references(samples),
+        dataset.labels,
+        manifest.preprocessing.channels,
+        ProgressLine("scoring"),
+        compares=manifest.compares,
+    )
+    choice = choose_for(scored, task, manifest, _rule(arguments))
+    where = f"{len(scored)} pictures ({arguments.data.name}, {arguments.split})"
+    thresholds = Thresholds(default=choice.threshold, chosen_on=f"{where}, {choice.text}")
+    candidates = _candidates(bundle, samples)
+    cases, golden = golden_set(model, candidates, thresholds)
+    changed = manifest.model_copy(update={"thresholds": thresholds, "golden": cases})
+    written = write_bundle(arguments.out, changed, bundle.model, golden, bundle.extra)
+    print(f"before: {manifest.thresholds.default:.4g}")
+    print(f"{where}\n{choice.text}")
+    for warning in (*overlap_warning(count_trained_on(manifest, dataset, samples), len(samples)), *choice.warnings):
+        print(f"warning: {warning}")
+    print(f"wrote {arguments.out}, {arguments.out.stat().st_size} bytes, sha256 {written.sha256}")
+    return 0
+
+
+def _candidates(bundle: Bundle, samples: Sequence[Sample]) -> Iterator[tuple[Pixels, ...]]:
+    """The new pictures; then the old golden ones, since good parts alone would leave no defect among them."""
+    manifest = bundle.manifest
+    yield from golden_candidates(samples, manifest.preprocessing.channels, compares=manifest.compares)
+    for case in manifest.golden:
+        yield tuple(_decode(bundle.golden[name]) for name in (case.file, case.reference) if name is not None)
+
+
+def _decode(encoded: bytes) -> Pixels:
+    return np.asarray(cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_UNCHANGED), np.uint8)
+
+
+def _rule(arguments: argparse.Namespace) -> Rule | None:
+    if arguments.max_false_reject is not None:
+        return MaxFalseReject(arguments.max_false_reject)
+    if arguments.max_miss is not None:
+        return MaxMiss(arguments.max_miss)
+    if arguments.costs is not None:
+        false_reject, miss = arguments.costs
+        return Costs(false_reject, miss, 0.5 if arguments.bad_share is None else arguments.bad_share)
+    return None
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{text}: allowed are numbers from 0 to below 1")
+    return value
+
+
+def _costs(text: str) -> tuple[float, float]:
+    try:
+        false_reject, miss = (float(part) for part in text.split(":"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text}: expected two numbers, as 1:50") from None
+    if not (false_reject > 0 and miss > 0):
+        raise argparse.ArgumentTypeError(f"{text}: both costs must be above 0")
+    return false_reject, miss
