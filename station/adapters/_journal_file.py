@@ -8,6 +8,7 @@ station can open the file after a rollback.
 """
 
 import hashlib
+import os
 import sqlite3
 import struct
 from collections.abc import Iterable, Iterator, Sequence
@@ -50,6 +51,8 @@ GENESIS = bytes(32)
 COLUMNS = "row, id, kind, topic, payload, camera, epoch, sequence, outcome, committed_at"
 CHECKPOINT = "checkpoint"
 """The kind of the rows that pruning adds."""
+EXPORT_ROWS = 1000
+"""Rows read at a time."""
 _KINDS: dict[str, Literal["verdict", "gap", "command"]] = {"gap": "gap", "command": "command"}
 """What is not among them is a verdict, or of a later version, and is sent as it is."""
 _TRANSIENT = frozenset(
@@ -109,6 +112,42 @@ class Verification:
 
 
 @dataclass(frozen=True, slots=True)
+class Filter:
+    """Which rows to export; None: all.
+
+    Attributes:
+        camera, epoch, outcome: only those of.
+        first_sequence, last_sequence: both ends included.
+        since_s, until_s: wall times of the commit, seconds since 1970, both ends included.
+    """
+
+    camera: str | None = None
+    epoch: int | None = None
+    first_sequence: int | None = None
+    last_sequence: int | None = None
+    since_s: float | None = None
+    until_s: float | None = None
+    outcome: str | None = None
+
+    def condition(self) -> tuple[str, list[object]]:
+        """As SQL, with its values."""
+        wanted = (
+            ("camera = ?", self.camera),
+            ("epoch = ?", self.epoch),
+            ("sequence >= ?", self.first_sequence),
+            ("sequence <= ?", self.last_sequence),
+            ("committed_at >= ?", self.since_s),
+            ("committed_at <= ?", self.until_s),
+            ("outcome = ?", self.outcome),
+        )
+        given = [(text, value) for text, value in wanted if value is not None]
+        return " AND ".join(("1", *(text for text, _ in given))), [value for _, value in given]
+
+
+EVERYTHING = Filter()
+
+
+@dataclass(frozen=True, slots=True)
 class JournalStats:
     """Figures of a journal file.
 
@@ -117,7 +156,8 @@ class JournalStats:
         outbox: rows not acknowledged.
         first_committed_at_s, last_committed_at_s: wall times of the oldest and the newest row; None when it is empty.
         by_outcome: verdicts kept, by outcome.
-        gaps: declared losses kept.
+        by_kind: all rows kept, by kind.
+        head: hash of the newest row, hexadecimal.
         size_bytes: the database without its write-ahead log.
     """
 
@@ -126,7 +166,8 @@ class JournalStats:
     first_committed_at_s: float | None
     last_committed_at_s: float | None
     by_outcome: dict[str, int]
-    gaps: int
+    by_kind: dict[str, int]
+    head: str
     size_bytes: int
 
 
@@ -144,7 +185,9 @@ def verify(path: Path, head: str | None = None) -> Verification:
     with _reading(path) as database:
         structure = str(database.execute("PRAGMA quick_check(1)").fetchone()[0])
         if structure != "ok":
-            raise JournalCorrupt(f"journal: {path}: {' '.join(structure.split())}")
+            bad = _first_unreadable(database)
+            where = "" if bad is None else f"; row {bad} is the first that cannot be read"
+            raise JournalCorrupt(f"journal: {path}: {' '.join(structure.split())}{where}")
         found = walk(database, None)
         if found.fault is None and head is not None and not _knows(database, bytes.fromhex(head)):
             return Verification(found.rows, found.pruned, found.head, f"no row has the hash {head}: the end is cut off")
@@ -164,24 +207,36 @@ def stats(path: Path) -> JournalStats:
         by_outcome = dict(
             database.execute("SELECT outcome, count(*) FROM journal WHERE kind = 'verdict' GROUP BY outcome").fetchall()
         )
-        gaps = database.execute("SELECT count(*) FROM journal WHERE kind = 'gap'").fetchone()[0]
+        by_kind = dict(database.execute("SELECT kind, count(*) FROM journal GROUP BY kind").fetchall())
+        newest = database.execute("SELECT hash FROM journal ORDER BY row DESC LIMIT 1").fetchone()
+        head = bytes(newest[0] if newest else GENESIS).hex()
         waiting = database.execute("SELECT count(*) FROM outbox").fetchone()[0]
-    return JournalStats(rows, waiting, first_s, last_s, by_outcome, gaps, path.stat().st_size)
+    return JournalStats(rows, waiting, first_s, last_s, by_outcome, by_kind, head, path.stat().st_size)
 
 
-def export(path: Path) -> Iterator[JournalRow]:
-    """Give every verdict and gap of a journal, oldest first; it may be in use.
+def export(path: Path, chosen: Filter = EVERYTHING) -> Iterator[JournalRow]:
+    """Give the verdicts, gaps and commands of a journal, oldest first; it may be in use.
+
+    They are read in pieces, so that a slow reader does not hold up the station's own work on the file.
 
     Raises:
         StorageError: the file cannot be read.
     """
+    condition, values = chosen.condition()
     with _reading(path) as database:
-        for *content, digest, at_s in database.execute(
-            f"SELECT {COLUMNS}, hash, delivered.at FROM journal LEFT JOIN delivered USING (row) "
-            f"WHERE kind != '{CHECKPOINT}' ORDER BY row"
-        ):
-            row = outbox_row(tuple(content))
-            yield JournalRow(row.row, row.message, row.committed_at_s, at_s, digest.hex())
+        after = -1
+        while True:
+            found = database.execute(
+                f"SELECT {COLUMNS}, hash, delivered.at FROM journal LEFT JOIN delivered USING (row) "
+                f"WHERE row > ? AND kind != '{CHECKPOINT}' AND {condition} ORDER BY row LIMIT {EXPORT_ROWS}",
+                (after, *values),
+            ).fetchall()
+            for *content, digest, at_s in found:
+                row = outbox_row(tuple(content))
+                after = row.row
+                yield JournalRow(row.row, row.message, row.committed_at_s, at_s, digest.hex())
+            if len(found) < EXPORT_ROWS:
+                return
 
 
 def find(path: Path, selection: Selection) -> list[ReplayResult.Stretch]:
@@ -393,6 +448,17 @@ def _matches(before: bytes, content: Content, digest: bytes) -> bool:
         return False  # a field was changed into another type
 
 
+def _first_unreadable(database: sqlite3.Connection) -> int | None:
+    """The first row of a damaged file that cannot be read, if it is in the journal's own table."""
+    row = 0
+    try:
+        for (row,) in database.execute("SELECT row FROM journal WHERE length(payload) >= 0 ORDER BY row"):  # noqa: B007
+            pass
+    except sqlite3.Error:
+        return row + 1
+    return None
+
+
 def _knows(database: sqlite3.Connection, digest: bytes) -> bool:
     return any(
         database.execute(f"SELECT 1 FROM {table} WHERE hash = ? LIMIT 1", (digest,)).fetchone()
@@ -402,10 +468,13 @@ def _knows(database: sqlite3.Connection, digest: bytes) -> bool:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[sqlite3.Connection]:
-    if not path.is_file():
-        raise StorageError(f"journal: {path} does not exist")
-    with (
-        translated(path),
-        closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=5.0)) as database,
-    ):
+    try:
+        if not path.is_file():
+            raise StorageError(f"journal: {path} does not exist")
+        # Even reading needs an index file beside a write-ahead log; where neither is nor can be, nobody writes either.
+        alone = not (os.access(path.parent, os.W_OK) or path.with_name(path.name + "-wal").exists())
+    except OSError as exc:
+        raise StorageError(f"journal: {path} cannot be read: {exc.strerror}") from exc
+    address = f"{path.resolve().as_uri()}?mode=ro{'&immutable=1' if alone else ''}"
+    with translated(path), closing(sqlite3.connect(address, uri=True, timeout=5.0)) as database:
         yield database

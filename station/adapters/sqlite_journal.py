@@ -13,6 +13,7 @@ import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +26,7 @@ from station.adapters._journal_file import (
     GENESIS,
     SCHEMA,
     Content,
+    Filter,
     JournalRow,
     JournalStats,
     Verification,
@@ -49,7 +51,17 @@ from station.ports import Clock
 from station.settings import JournalSettings
 from station.wire import outgoing_gap
 
-__all__ = ["JournalRow", "JournalStats", "SqliteJournal", "Verification", "export", "stats", "verify"]
+__all__ = [
+    "Filter",
+    "JournalRow",
+    "JournalStats",
+    "Mended",
+    "SqliteJournal",
+    "Verification",
+    "export",
+    "stats",
+    "verify",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +80,23 @@ RESCUE_ROWS = 500
 ROW_BYTES = 256
 """What a row takes beside its payload, roughly."""
 AGE_CHECK_EVERY_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Mended:
+    """What was done to a damaged journal.
+
+    Attributes:
+        fault: what was wrong with it.
+        aside: where it is now, as it was.
+        rescued: undelivered messages that went into the new one.
+        lost: undelivered messages that could not be read; None: nobody knows how many.
+    """
+
+    fault: str
+    aside: Path
+    rescued: int
+    lost: int | None
 
 
 class SqliteJournal:
@@ -108,6 +137,7 @@ class SqliteJournal:
         self._stale = False
         self._lock_file: int | None = None
         self._reserve_held = False
+        self._mended: Mended | None = None
 
     def __enter__(self) -> Self:
         """Open the file; one that is not a journal any more is set aside and a new one begun.
@@ -115,6 +145,47 @@ class SqliteJournal:
         Raises:
             StorageError: the folder or the file cannot be written.
         """
+        self._lock()
+        try:
+            try:
+                self._open_or_release()
+            except JournalCorrupt as exc:
+                self._begin_anew(exc, undelivered=None)
+        except StorageError:
+            self._close()
+            raise
+        return self
+
+    @contextmanager
+    def mending(self) -> Iterator[Mended | None]:
+        """Open the journal like `with`, but look at every row first, and say what was done to a damaged one.
+
+        Opening by itself looks at the structure as far as it goes, and at the newest rows, so as not to hold up a
+        start.
+
+        Raises:
+            StorageError: the folder or the file cannot be written.
+        """
+        self._lock()
+        try:
+            fault = self._open_whole()
+            if fault is not None:
+                self._begin_anew(fault, undelivered=None)
+            yield self._mended
+        finally:
+            self._close()
+
+    def _open_whole(self) -> JournalCorrupt | None:
+        try:
+            found = verify(self._path).fault
+            if found is not None:
+                return JournalCorrupt(f"journal: {self._path}: {found}")
+            self._open_or_release()
+        except JournalCorrupt as exc:
+            return exc
+        return None
+
+    def _lock(self) -> None:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._lock_file = os.open(self._path.with_name(self._path.name + ".lock"), os.O_CREAT | os.O_RDWR, 0o640)
@@ -125,15 +196,6 @@ class SqliteJournal:
         except OSError as exc:
             self._close()
             raise StorageError(f"journal: {self._path.parent} cannot be written: {exc.strerror}") from exc
-        try:
-            try:
-                self._open_or_release()
-            except JournalCorrupt as exc:
-                self._begin_anew(exc, undelivered=None)
-        except StorageError:
-            self._close()
-            raise
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
@@ -696,6 +758,7 @@ class SqliteJournal:
         self._open(first_row=self._last_row + 1)
         self._store_epoch(max(self._epoch, read_epoch(aside) or 0))
         rescued, lost = self._rescue(aside, undelivered)
+        self._mended = Mended(str(cause), aside, rescued, lost)
         logger.error(
             "%s; it was set aside as %s and a new one begun; undelivered messages rescued: %d, lost: %s",
             cause,

@@ -63,7 +63,7 @@ def data_folder(settings: Settings) -> tuple[Finding, bool]:
     """
     what = f"data folder {settings.station.data_dir}"
     try:
-        with _as_owner(settings.station.data_dir), open_journal(settings, SystemClock()):
+        with as_owner(settings.station.data_dir), open_journal(settings, SystemClock()):
             return Finding(what), False
     except ConfigurationError as exc:
         if isinstance(exc.__cause__, JournalInUse):
@@ -72,7 +72,7 @@ def data_folder(settings: Settings) -> tuple[Finding, bool]:
 
 
 @contextmanager
-def _as_owner(folder: Path) -> Iterator[None]:
+def as_owner(folder: Path) -> Iterator[None]:
     """What root creates in the service's folder would lock the service out: act as the folder's owner."""
     if os.geteuid() != 0 or not folder.is_dir():
         yield
