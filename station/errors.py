@@ -6,6 +6,7 @@
     ├── ConfigurationError        a setting is wrong; the process exits 78 (EX_CONFIG)
     ├── DeviceError
     │   ├── CameraError           transient: the camera is closed and opened again with back-off
+    │   ├── SensorError           transient: a source of readings is away; it is tried again with back-off
     │   └── EndOfStream           not a fault: the source has no more pictures
     ├── AlarmRefused              an alarm's state does not allow what was asked for; nothing has changed
     ├── LogError                  a sensor log cannot be read: file, line and column are named; fatal for that log
@@ -41,6 +42,10 @@ class DeviceError(StationError):
 
 class CameraError(DeviceError):
     """A camera cannot be opened or read now; opening it again may help."""
+
+
+class SensorError(DeviceError):
+    """A source of readings cannot be reached or does not answer as it should; trying again may help."""
 
 
 class EndOfStream(DeviceError):

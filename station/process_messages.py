@@ -5,7 +5,8 @@ it has. Published ones (`Risk`, `Alarm`) are frozen pydantic models. Wall times 
 (`at_s`); monotonic ones are CLOCK_MONOTONIC (`…_monotonic_s`).
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Literal
@@ -70,6 +71,7 @@ class Readings:
         values: the raw values, before scale and offset, in the order of the source's `points`. What stands for a point
             that is not good is ignored; by habit it is NaN.
         qualities: in the same order; None: all are good.
+        reasons: point → why it is bad, in one line, where the source can tell more than the quality does.
     """
 
     source: str
@@ -77,6 +79,7 @@ class Readings:
     received_monotonic_s: float
     values: tuple[float, ...]
     qualities: tuple[ChannelQuality, ...] | None = None
+    reasons: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

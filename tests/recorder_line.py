@@ -12,10 +12,11 @@ from mosquitto import Received
 from station.adapters.mqtt_publisher import MqttPublisher
 from station.adapters.sqlite_journal import SqliteJournal
 from station.adapters.system_clock import SystemClock
+from station.broker_settings import BrokerSettings
 from station.mailbox import Mailbox, Overflow
 from station.messages import Link, Outgoing, Verdict
 from station.recorder import Recorder
-from station.settings import BrokerSettings, JournalSettings
+from station.settings import JournalSettings
 from station.wire import decode
 
 

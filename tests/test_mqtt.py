@@ -21,9 +21,9 @@ from station.adapters import _mqtt_client
 from station.adapters.embedded_broker import EmbeddedBroker, check_port
 from station.adapters.mqtt_publisher import MqttPublisher
 from station.adapters.system_clock import SystemClock
+from station.broker_settings import BrokerSettings, TlsSettings
 from station.errors import ConfigurationError, ProtocolError
 from station.messages import Link, OutboxRow
-from station.settings import BrokerSettings, TlsSettings
 
 STATUS = "inspection/line-1/status"
 OFFLINE = b'{"status":"offline"}'

@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 
+from station.broker_settings import BrokerSettings
 from station.configuration_text import TEMPLATE
 from station.errors import ConfigurationError
-from station.settings import BrokerSettings, FolderCamera, SimulatedCamera, from_document, load
+from station.settings import FolderCamera, SimulatedCamera, from_document, load
 
 CAMERA = {"line1": {"kind": "simulated"}}
 

@@ -27,10 +27,10 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from station.broker_settings import BrokerSettings, TlsSettings
 from station.errors import ConfigurationError
 from station.messages import Incoming, Link
 from station.ports import Clock
-from station.settings import BrokerSettings, TlsSettings
 
 logger = logging.getLogger(__name__)
 

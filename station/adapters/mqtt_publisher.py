@@ -9,9 +9,9 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from station.adapters._mqtt_client import MqttClient, Will
+from station.broker_settings import BrokerSettings
 from station.messages import Incoming, Link, OutboxRow
 from station.ports import Clock
-from station.settings import BrokerSettings
 from station.wire import CONTENT_TYPE, HISTORICAL
 
 FLUSH_S = 2.0

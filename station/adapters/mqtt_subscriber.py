@@ -11,8 +11,8 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.reasoncodes import ReasonCode
 
 from station.adapters._mqtt_client import tls_context
+from station.broker_settings import TlsSettings
 from station.errors import LoginRefused, ProtocolError
-from station.settings import TlsSettings
 from station.wire import HISTORICAL
 
 CONNECT_WITHIN_S = 5.0

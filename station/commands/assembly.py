@@ -17,6 +17,7 @@ from station.adapters.mqtt_publisher import MqttPublisher
 from station.adapters.sqlite_journal import SqliteJournal
 from station.adapters.system_clock import SystemClock
 from station.adapters.systemd_notify import SystemdNotify
+from station.broker_settings import BrokerSettings
 from station.commands.camera_factory import make_camera
 from station.daemon import BROKER, CameraPart, CommandPart, Station
 from station.errors import ConfigurationError, ModelError, ProtocolError, StorageError
@@ -29,7 +30,7 @@ from station.picture import View, read_reference
 from station.pipeline import LoadedModel
 from station.ports import Clock, Journal
 from station.recorder import Recorder
-from station.settings import BrokerSettings, CameraSettings, ModelSettings, Settings
+from station.settings import CameraSettings, ModelSettings, Settings
 
 logger = logging.getLogger(__name__)
 

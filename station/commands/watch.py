@@ -9,11 +9,11 @@ from pathlib import Path
 
 from station import wire
 from station.adapters.mqtt_subscriber import Received, Subscriber
+from station.broker_settings import TlsSettings
 from station.commands.exit_codes import ExitCode
 from station.display import verdict_line
 from station.errors import ConfigurationError, ProtocolError
 from station.messages import Verdict
-from station.settings import TlsSettings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
