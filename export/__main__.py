@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from station.errors import StationError
 
 COMMANDS = {
+    "data": "say what stands in a labelled folder, and what is wrong with it",
     "train": "train a detector on a labelled folder and write its bundle",
     "package": "quantize a finished or interrupted training and write its bundle",
     "evaluate": "score a bundle on a labelled folder, through the deployed path",

@@ -137,8 +137,7 @@ def _list_samples(root: Path) -> Listing:
     found = f"; its {loose} pictures have no labels" if loose else ""
     raise DatasetError(
         f"{root}: holds no known layout{found}; expected one of: a folder of pictures for each class (for example good "
-        "and scratch); pictures with boxes as COCO (JSON), Pascal VOC (XML) or YOLO (text files); trainval.txt and "
-        "test.txt (DeepPCB)"
+        "and scratch); boxes as COCO (JSON), Pascal VOC (XML) or YOLO (text files); trainval.txt and test.txt (DeepPCB)"
     )
 
 
