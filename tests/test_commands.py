@@ -10,10 +10,11 @@ from pathlib import Path
 
 import cv2
 import pytest
-from mosquitto import Listener, Mosquitto, free_port
+from mosquitto import Listener, Mosquitto
 from test_station import has_verdicts, write_pictures
 
 from station.__main__ import COMMANDS
+from station.adapters.embedded_broker import free_port
 from station.boards import Web
 from station.commands.exit_codes import ExitCode
 from station.linescan import FRAME_LINES

@@ -10,10 +10,10 @@ from urllib.parse import quote
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mosquitto import free_port
 from test_commands import configure, station
 from test_station import eventually, folder_camera, running, write_pictures
 
+from station.adapters.embedded_broker import free_port
 from station.commands.exit_codes import ExitCode
 from station.commands.support_bundle import MASK, scrub
 

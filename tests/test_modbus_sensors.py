@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from modbus_server import BUSY, PRESSURE, SILENT, TEMPERATURE, ModbusServer, SerialLine
-from mosquitto import free_port
 from pydantic import ValidationError
 from sensor_helpers import CLOCK, Heard, listen, next_row, until_state
 
 from station.adapters._sensor_source import next_due
+from station.adapters.embedded_broker import free_port
 from station.adapters.modbus_sensors import ModbusSource
 from station.messages import SourceStateName
 from station.modbus_registers import decode, plan, split

@@ -15,10 +15,10 @@ from typing import Any
 import psutil
 import pytest
 from delivery_helpers import message
-from mosquitto import Listener, Mosquitto, free_port, wait_for
+from mosquitto import Listener, Mosquitto, wait_for
 
 from station.adapters import _mqtt_client
-from station.adapters.embedded_broker import EmbeddedBroker, check_port
+from station.adapters.embedded_broker import EmbeddedBroker, check_port, free_port
 from station.adapters.mqtt_publisher import MqttPublisher
 from station.adapters.system_clock import SystemClock
 from station.broker_settings import BrokerSettings, TlsSettings

@@ -11,9 +11,10 @@ from typing import Any
 
 import cv2
 import pytest
-from mosquitto import Listener, Mosquitto, Received, free_port
+from mosquitto import Listener, Mosquitto, Received
 
 from station import wire
+from station.adapters.embedded_broker import free_port
 from station.boards import Web
 from station.commands.assembly import assembled
 from station.daemon import Station, account_balances

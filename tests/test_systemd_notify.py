@@ -15,9 +15,9 @@ from uuid import uuid4
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mosquitto import free_port
 from test_station import write_pictures
 
+from station.adapters.embedded_broker import free_port
 from station.adapters.journald_log import JournaldHandler, datagram, goes_to_journal
 from station.adapters.systemd_notify import SystemdNotify
 from station.commands.assembly import assembled

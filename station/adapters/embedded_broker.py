@@ -5,6 +5,7 @@ It keeps nothing on disk: after its restart retained messages and sessions are g
 
 import errno
 import logging
+import random
 import socket
 import subprocess
 import sys
@@ -25,6 +26,9 @@ START_WITHIN_S = 10.0
 FIRST_PAUSE_S = 0.25
 LONGEST_PAUSE_S = 5.0
 POLL_S = 0.02
+_PORTS = (20_000, 32_768)
+"""Linux gives 32768 and above to outgoing connections (ip_local_port_range)."""
+_ATTEMPTS = 100
 _CHILD = Path(__file__).with_name("_broker_child.py")
 _CONFIGURATION = """\
 id = 0
@@ -74,7 +78,7 @@ class EmbeddedBroker:
     def __enter__(self) -> Self:
         """Start the broker and wait until it listens, or until it is clear that it cannot."""
         if self._port == 0:
-            self._port = _free_port()
+            self._port = free_port()
         self._folder = tempfile.TemporaryDirectory(prefix="station-broker-")
         configuration = Path(self._folder.name) / "broker.toml"
         configuration.write_text(_CONFIGURATION.format(host=HOST, port=self._port), encoding="utf-8")
@@ -200,10 +204,21 @@ def check_port(port: int) -> None:
             raise ProtocolError(f"embedded broker: port {port} of {HOST} {reason}") from exc
 
 
-def _free_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
+def free_port() -> int:
+    """A TCP port of the loopback interface that nobody listens on.
+
+    Below the range from which the system gives ports to connections that programs make, so that none of those takes it
+    before it is listened on.
+
+    Raises:
+        ProtocolError: none was found.
+    """
+    for _ in range(_ATTEMPTS):
+        port = random.randrange(*_PORTS)
+        with suppress(ProtocolError):
+            check_port(port)
+            return port
+    raise ProtocolError(f"embedded broker: no free port on {HOST} between {_PORTS[0]} and {_PORTS[1]}")
 
 
 def _listens(port: int) -> bool:

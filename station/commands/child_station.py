@@ -1,7 +1,6 @@
 """The real station as a child process with a client of its own beside it: what `demo` and `bench` look at."""
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -11,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from station.adapters.embedded_broker import free_port
 from station.adapters.mqtt_subscriber import Subscriber
 from station.errors import ProtocolError
 from station.settings import ENVIRONMENT_PREFIX
@@ -123,10 +123,3 @@ class ChildStation:
                 if not self.is_running or time.monotonic() > deadline_s or self._given_up():
                     raise ProtocolError(f"the station's broker did not come up: {exc}\n{self.last_words()}") from exc
                 time.sleep(RETRY_S)
-
-
-def free_port() -> int:
-    """A TCP port of the loopback interface that nobody uses at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
