@@ -1,100 +1,245 @@
-"""Train a detector on a labelled folder, quantize it, score it on held-out pictures and write its bundle.
+"""Train on a folder of labelled pictures and write a bundle that the station judges with.
 
-    station-export train --task detect --data DIR --out DIR --steps 20000 --seed 0
+    station-export train DIR
 
-DIR holds trainval.txt, test.txt, pictures and label files in the DeepPCB layout. OUT receives NAME.bundle,
-metrics.json, knobs.json and checkpoint.npz. The same command goes on after an interruption; a tenth of trainval is
-held out.
+That is enough to begin with. DIR is a folder of pictures in one of the usual forms, most simply a folder for each kind
+of part (for example good, scratch, dent); the README shows all forms as small trees. What is done:
+
+  1. The pictures are read. Files that cannot be used are listed.
+  2. The task is picked by the labels: boxes make `detect`, several classes `classify`, good parts alone `anomaly`.
+  3. Most pictures train (train). Some choose the threshold (validation). Some are kept for the figures (test) and are
+     never looked at before.
+  4. The network is trained within --minutes, turned into whole numbers (int8), and measured as it will be deployed.
+  5. The folder OUT receives NAME.bundle, metrics.json and split.csv (which picture was used for what).
+
+Ctrl-C stops at any time; the same command goes on where it stopped. Look at the data first: station-export data DIR.
+Then try the result: station inspect DIR/... --bundle OUT/NAME.bundle --out marked.
 """
 
 import argparse
-from dataclasses import replace
+import csv
+import errno
+import importlib
+import io
+import shutil
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from export.augment import Augmentation
-from export.cnn import DetectorWidths
-from export.commands.package import add_bundle_arguments, write_from
+from export.choice import TASKS, Task, choose
+from export.cross_validation import cross_validate
 from export.dataset import read_dataset
-from export.train_cnn import TrainingKnobs, train_detector
+from export.files import write_whole
+from export.request import Request
+from export.samples import Dataset, DatasetError
+from export.summary import describe, describe_problems
+
+TRAINERS: dict[Task, str] = {
+    "detect": "export.commands.train_detect",
+}
+"""Task → module with `train(request) -> Path`; imported only when it is needed, since TensorFlow takes seconds."""
+
+MINUTES = 30.0
+"""Budget where none is given: a coffee's length, and enough for some thousand small pictures on two cores."""
+
+NAMES: dict[Task, str] = {"detect": "detector", "classify": "classifier", "anomaly": "anomaly"}
+
+SPLIT_SEED = 0
+"""Of splits that are drawn: always the same, so that each training and each command means the same test pictures."""
+
+LEAST_FREE_BYTES = 300_000_000
+"""Checkpoints, bundle and report together stay below this."""
+
+PROBLEMS_SHOWN = 8
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    knobs = TrainingKnobs()
-    parser.add_argument("--task", choices=["detect"], default="detect", help="what to train (default: detect)")
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="the labelled folder")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="receives the bundle and the figures")
-    length = parser.add_mutually_exclusive_group()
-    length.add_argument("--steps", type=_positive_int, metavar="N", help=f"length of the run (default: {knobs.steps})")
-    length.add_argument("--minutes", type=_positive, metavar="M", help="time budget of the training instead of steps")
-    parser.add_argument("--seed", type=int, default=knobs.seed, help="of weights and crops (default: %(default)s)")
-    parser.add_argument("--batch", type=_positive_int, default=knobs.batch, help="crops a step (default: %(default)s)")
+    parser.add_argument("folder", type=Path, nargs="?", metavar="DIR", help="the folder of labelled pictures")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="the same, given as an option")
     parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="receives the result (default: <name of DIR>-out in the current folder)"
+    )
+    parser.add_argument("--minutes", type=_positive, metavar="M", help=f"time to train (default: {MINUTES:g})")
+    parser.add_argument("--task", choices=TASKS, help="what to train (default: what the labels ask for)")
+    parser.add_argument("--preset", metavar="NAME", help="which network (default: what the task does best with)")
+    parser.add_argument(
+        "--size", type=_positive_int, metavar="PX", help="input size in pixels (default: from the pictures' sizes)"
+    )
+    parser.add_argument("--good", metavar="NAME", help="the class without defects (default: found by its name)")
+    parser.add_argument(
+        "--folds",
+        type=_at_least_two,
+        metavar="K",
+        help="besides, train K times and test each time on another part, to see how much luck is in the figures; the "
+        "time is shared out",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of weights and augmentation (default: %(default)s)")
+    parser.add_argument("--name", help="of the bundle and its file (default: detector, classifier or anomaly)")
+    parser.add_argument("--version", default="1", help="of the bundle (default: %(default)s)")
+    detect = parser.add_argument_group("detect", "knobs of the detector, for those who know what they want")
+    detect.add_argument("--steps", type=_positive_int, metavar="N", help="length of the run instead of --minutes")
+    detect.add_argument("--batch", type=_positive_int, help="crops a step")
+    detect.add_argument(
         "--crop",
         type=_positive_int,
-        default=knobs.augmentation.crop_px,
+        dest="size",
         metavar="PX",
-        help="edge of a crop, a multiple of 16 (default: %(default)s)",
+        help="the same as --size: edge of a crop, multiple of 16",
     )
-    parser.add_argument(
-        "--peak-rate", type=_positive, default=knobs.peak_rate, help="largest learning rate (default: %(default)s)"
+    detect.add_argument("--peak-rate", type=_positive, help="largest learning rate")
+    detect.add_argument(
+        "--photometric", type=float, metavar="SHARE", help="crops that get another exposure, blur and noise; 0: none"
     )
-    parser.add_argument(
-        "--photometric",
-        type=float,
-        default=knobs.augmentation.photometric_share,
-        metavar="SHARE",
-        help="crops that get another exposure, blur and noise; 0 for none (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--precision",
-        choices=["float32", "mixed_bfloat16"],
-        default=knobs.precision,
-        help="number format of the training (default: %(default)s)",
-    )
-    parser.add_argument(
+    detect.add_argument("--precision", choices=["float32", "mixed_bfloat16"], help="number format of the training")
+    detect.add_argument(
         "--reference",
         action="store_true",
+        default=None,
         help="compare each picture with its reference, the same place without defects (a second input of the bundle)",
     )
-    parser.add_argument("--colour", action="store_true", help="train on colour pictures (default: grey)")
-    widths = DetectorWidths()
-    parser.add_argument(
+    detect.add_argument("--colour", action="store_true", default=None, help="train on colour even if all is grey")
+    detect.add_argument(
         "--widths",
         type=_positive_int,
         nargs=3,
-        default=[widths.stem, widths.fine, widths.coarse],
         metavar=("STEM", "FINE", "COARSE"),
-        help="channels at 1/4, 1/8 and 1/16 of the resolution (default: 32 64 96)",
+        help="channels at 1/4, 1/8 and 1/16 of the resolution",
     )
-    add_bundle_arguments(parser)
+    detect.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="DIR",
+        help="PNG pictures that set the quantization's ranges (default: a stratified draw from the training split)",
+    )
+
+
+OPTIONS: dict[Task, tuple[str, ...]] = {
+    "detect": (
+        "steps",
+        "batch",
+        "peak_rate",
+        "photometric",
+        "precision",
+        "reference",
+        "colour",
+        "widths",
+        "calibration",
+    ),
+}
+"""Options that only some tasks know."""
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Train and package."""
-    stem, fine, coarse = arguments.widths
-    widths = replace(DetectorWidths(), stem=stem, fine=fine, coarse=coarse)
-    if arguments.reference:
-        widths = replace(widths, head_convolutions=widths.head_convolutions - 1)
-    knobs = TrainingKnobs(
-        steps=None if arguments.minutes else arguments.steps or TrainingKnobs().steps,
-        minutes=arguments.minutes,
-        batch=arguments.batch,
-        peak_rate=arguments.peak_rate,
-        precision=arguments.precision,
-        channels=3 if arguments.colour else 1,
-        reference=arguments.reference,
+    """Read, choose, train and package."""
+    folder = _folder(arguments)
+    out = arguments.out or Path(f"{folder.resolve().name}-out")
+    _refuse_place(folder, out)
+    dataset = read_dataset(folder, good_label=arguments.good, seed=SPLIT_SEED)
+    choice = choose(dataset, arguments.task)
+    for line in describe(dataset):
+        _say(line)
+    problems = (*dataset.problems, *choice.problems)
+    if problems:
+        _say(f"\n{len(problems)} things to know:")
+        for line in describe_problems(problems, PROBLEMS_SHOWN):
+            _say(line)
+    options = _options(arguments, choice.task)
+    minutes = None if "steps" in options else arguments.minutes or MINUTES
+    _say(f"\ntask: {choice.task}, since {choice.why}")
+    _say(f"time: {minutes:g} minutes (--minutes)" if minutes else f"length: {options['steps']} steps")
+    _say(f"result: {out}")
+    if minutes and arguments.folds:
+        minutes /= arguments.folds + 1
+        _say(f"folds: {arguments.folds} trainings and the final one, {minutes:.1f} minutes each")
+    request = Request(
+        dataset=dataset,
+        out=out,
+        name=arguments.name or NAMES[choice.task],
+        version=arguments.version,
+        minutes=minutes,
         seed=arguments.seed,
-        widths=widths,
-        augmentation=replace(Augmentation(), crop_px=arguments.crop, photometric_share=arguments.photometric),
+        size_px=arguments.size,
+        preset=arguments.preset,
+        options=options,
+        say=_say,
     )
-    dataset = read_dataset(arguments.data)
-    print(", ".join(f"{name}: {len(samples)} pictures" for name, samples in dataset.splits.items()), flush=True)
-    train_detector(dataset.splits["train"], len(dataset.labels), knobs, arguments.out, _say)
-    write_from(
-        arguments.out, dataset, arguments.name, arguments.version, _say, calibration_folder=arguments.calibration
-    )
+    train = _trainer(choice.task)
+    try:
+        write_whole(out / "split.csv", _split_table(dataset))
+        if arguments.folds:
+            for name, spread in cross_validate(request, arguments.folds, SPLIT_SEED, train).items():
+                _say(f"  {name}: {spread['mean']:.4f} ± {spread['deviation']:.4f}")
+        bundle = train(request)
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped; the same command goes on from here\n")
+        raise
+    except OSError as exc:
+        if exc.errno == errno.ENOSPC:
+            raise DatasetError(
+                f"{out}: the disk is full; make room and give the same command again: it goes on"
+            ) from exc
+        raise
+    _say(f"\ndone: {bundle}\ntry it: station inspect PICTURES --bundle {bundle} --out marked")
     return 0
+
+
+def _folder(arguments: argparse.Namespace) -> Path:
+    given = [path for path in (arguments.folder, arguments.data) if path is not None]
+    if len(set(given)) != 1:
+        raise DatasetError("give one folder of labelled pictures: station-export train DIR")
+    return Path(given[0])
+
+
+def _refuse_place(folder: Path, out: Path) -> None:
+    if out.resolve().is_relative_to(folder.resolve()):
+        raise DatasetError(
+            f"--out {out}: lies inside of {folder}; the result would be read as data; choose another place"
+        )
+    if out.exists() and not out.is_dir():
+        raise DatasetError(f"--out {out}: is not a folder")
+    existing = next(place for place in (out.resolve(), *out.resolve().parents) if place.exists())
+    free = shutil.disk_usage(existing).free
+    if free < LEAST_FREE_BYTES:
+        raise DatasetError(
+            f"--out {out}: {free // 1_000_000} MB free there; {LEAST_FREE_BYTES // 1_000_000} MB are needed; make "
+            "room, or choose another disk"
+        )
+
+
+def _options(arguments: argparse.Namespace, task: Task) -> dict[str, Any]:
+    known = OPTIONS.get(task, ())
+    given = {
+        name: getattr(arguments, name)
+        for names in OPTIONS.values()
+        for name in names
+        if getattr(arguments, name) is not None
+    }
+    unknown = [f"--{name.replace('_', '-')}" for name in given if name not in known]
+    if unknown:
+        raise DatasetError(f"{', '.join(unknown)}: no option of the task {task}")
+    if "steps" in given and arguments.minutes is not None:
+        raise DatasetError("--steps and --minutes: give one of them")
+    return given
+
+
+def _trainer(task: Task) -> Callable[[Request], Path]:
+    if task not in TRAINERS:
+        raise DatasetError(f"--task {task}: can not be trained; {', '.join(TRAINERS)} can")
+    train: Callable[[Request], Path] = importlib.import_module(TRAINERS[task]).train
+    return train
+
+
+def _split_table(dataset: Dataset) -> bytes:
+    """Which picture was used for what; copied into DIR it is obeyed from then on."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["file", "split", "group"])
+    writer.writerows(
+        (sample.name, split, sample.group) for split, samples in dataset.splits.items() for sample in samples
+    )
+    return text.getvalue().encode()
 
 
 def _say(line: str) -> None:
@@ -111,5 +256,12 @@ def _positive(text: str) -> float:
 def _positive_int(text: str) -> int:
     value = int(text)
     if value < 1:
+        raise ValueError
+    return value
+
+
+def _at_least_two(text: str) -> int:
+    value = int(text)
+    if value < 2:  # noqa: PLR2004
         raise ValueError
     return value

@@ -1,0 +1,78 @@
+"""The same training K times, each time tested on another part: how much a figure depends on the luck of the split."""
+
+import json
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from export.files import write_whole
+from export.request import Request
+from export.samples import Dataset, DatasetError, Split
+from export.splits import VALIDATION_SHARE, Fold, draw_splits, folds
+
+RECORD = "cross_validation.json"
+METRICS = "metrics.json"
+
+
+def cross_validate(
+    request: Request, count: int, split_seed: int, train: Callable[[Request], Path]
+) -> Mapping[str, Mapping[str, float]]:
+    """Train and test on each fold, in `OUT/fold-N`; a fold that is finished is not trained again.
+
+    Returns:
+        Name of a figure of the int8 model on the fold's test part → mean, deviation (of the sample), least, most.
+        The same stands with each fold's figures in `OUT/cross_validation.json`.
+
+    Raises:
+        DatasetError: the folds cannot be made, or a training cannot use its part.
+    """
+    results: list[Mapping[str, float]] = []
+    for fold in folds(request.dataset, count, split_seed):
+        out = request.out / f"fold-{fold.number}"
+        record = out / METRICS
+        request.say(f"fold {fold.number + 1} of {count}: {len(fold.train)} to train, {len(fold.test)} to test")
+        if not record.is_file():
+            train(replace(request, dataset=_part(request.dataset, fold, split_seed), out=out))
+        results.append(_figures(record))
+    summary = {name: _spread([result[name] for result in results]) for name in _shared(results)}
+    content = {"folds": count, "summary": summary, "test_int8": results}
+    write_whole(request.out / RECORD, (json.dumps(content, indent=2) + "\n").encode())
+    return summary
+
+
+def _part(dataset: Dataset, fold: Fold, seed: int) -> Dataset:
+    """The data set of one turn: a part of what trains is held out for the threshold."""
+    shares: dict[Split, float] = {"train": 1 - VALIDATION_SHARE, "validation": VALIDATION_SHARE}
+    drawn = draw_splits(fold.train, seed, shares)
+    return replace(
+        dataset,
+        splits={
+            "train": [sample for sample in fold.train if drawn[sample.name] == "train"],
+            "validation": [sample for sample in fold.train if drawn[sample.name] == "validation"],
+            "test": fold.test,
+        },
+    )
+
+
+def _figures(path: Path) -> dict[str, float]:
+    try:
+        record: Any = json.loads(path.read_text(encoding="utf-8"))
+        return {name: float(value) for name, value in record["test_int8"].items() if isinstance(value, int | float)}
+    except (OSError, ValueError, KeyError, AttributeError) as exc:
+        raise DatasetError(f"{path}: holds no figures of a test (test_int8); delete it and train again") from exc
+
+
+def _shared(results: list[Mapping[str, float]]) -> list[str]:
+    """Figures that every fold has: a class may be absent from one."""
+    return [name for name in results[0] if all(name in result for result in results)]
+
+
+def _spread(values: list[float]) -> dict[str, float]:
+    return {
+        "mean": statistics.fmean(values),
+        "deviation": statistics.stdev(values),
+        "least": min(values),
+        "most": max(values),
+    }

@@ -1,0 +1,36 @@
+"""What a task's training is asked to do; each task's module has `train(request) -> Path`, which returns the bundle."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from export.samples import Dataset
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One training.
+
+    Attributes:
+        dataset: what to train on; its splits are final.
+        out: folder for checkpoints, `NAME.bundle` and `metrics.json`; a run that was interrupted goes on from it.
+        name, version: of the bundle.
+        minutes: time budget of the training itself; None where `options` give a number of steps.
+        seed: of weights and augmentation.
+        size_px: input size that was asked for; None leaves it to the task.
+        preset: network that was asked for; None leaves it to the task.
+        options: the task's own knobs that were given, by the name of their option.
+        say: takes lines for people.
+    """
+
+    dataset: Dataset
+    out: Path
+    name: str
+    version: str
+    minutes: float | None
+    seed: int
+    size_px: int | None = None
+    preset: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    say: Callable[[str], None] = print
