@@ -1,11 +1,12 @@
 """The embedded broker's own process: runs until it is ended, or until its parent is gone.
 
-Run as a file with the path of an rumqttd configuration as its only argument; imports nothing of the station.
+Run as a file with an rumqttd configuration as its only argument; imports nothing of the station.
 """
 
 import logging
 import os
 import sys
+import tempfile
 import threading
 
 from iotcore import Broker
@@ -22,7 +23,12 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="embedded broker: %(levelname)s %(message)s")
     logging.getLogger("rumqttd").setLevel(logging.CRITICAL)  # it logs every packet as an error
     threading.Thread(target=_leave_with_the_parent, daemon=True).start()
-    Broker(config_path=sys.argv[1]).run_forever()
+    # It takes its configuration from a file only, and reads that once: here and now.
+    with tempfile.NamedTemporaryFile("w", prefix="station-broker-", suffix=".toml", encoding="utf-8") as file:
+        file.write(sys.argv[1])
+        file.flush()
+        broker = Broker(config_path=file.name)
+    broker.run_forever()
 
 
 if __name__ == "__main__":

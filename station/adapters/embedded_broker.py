@@ -9,7 +9,6 @@ import random
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -70,7 +69,6 @@ class EmbeddedBroker:
         self._fault: str | None = None
         self._told: str | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._settled = threading.Event()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._supervise, name="embedded-broker", daemon=True)
@@ -79,9 +77,6 @@ class EmbeddedBroker:
         """Start the broker and wait until it listens, or until it is clear that it cannot."""
         if self._port == 0:
             self._port = free_port()
-        self._folder = tempfile.TemporaryDirectory(prefix="station-broker-")
-        configuration = Path(self._folder.name) / "broker.toml"
-        configuration.write_text(_CONFIGURATION.format(host=HOST, port=self._port), encoding="utf-8")
         self._thread.start()
         self._settled.wait(START_WITHIN_S + 1)
         return self
@@ -91,8 +86,6 @@ class EmbeddedBroker:
     ) -> None:
         self._stopping.set()
         self._thread.join()
-        if self._folder is not None:
-            self._folder.cleanup()
 
     @property
     def host(self) -> str:
@@ -133,9 +126,8 @@ class EmbeddedBroker:
 
     def _start(self) -> None:
         check_port(self._port)
-        assert self._folder is not None
         self._process = subprocess.Popen(
-            [sys.executable, "-P", str(_CHILD), str(Path(self._folder.name) / "broker.toml")],
+            [sys.executable, "-P", str(_CHILD), _CONFIGURATION.format(host=HOST, port=self._port)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             start_new_session=True,  # a Ctrl-C at the terminal is for the station, which ends its broker last

@@ -10,7 +10,6 @@ processor, everything else to the others.
 import argparse
 import json
 import os
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from station.boards import Web
 from station.commands.assembly import assembled
 from station.commands.child_station import ChildStation
 from station.commands.exit_codes import ExitCode
+from station.commands.scratch import scratch_folder
 from station.daemon import Station, account_balances, resident_mb
 from station.errors import ConfigurationError, ProtocolError
 from station.linescan import FRAME_LINES
@@ -97,8 +97,8 @@ def _measure_start(bundle: Path) -> tuple[float, float, float]:
     """Seconds to the first verdict; resident memory (10^6 bytes) of the station and of its camera process."""
     camera = f'[model]\nbundle = {json.dumps(str(bundle))}\n[camera.{CAMERA}]\nkind = "simulated"\nrate_fps = 30.0\n'
     with (
-        tempfile.TemporaryDirectory(prefix="station-bench-") as folder,
-        ChildStation(Path(folder), "bench", camera) as station,
+        scratch_folder("station-bench-") as folder,
+        ChildStation(folder, "bench", camera) as station,
     ):
         first_s = _first_verdict_s(station)
         until_s = time.monotonic() + SETTLE_S
@@ -130,16 +130,16 @@ def _bare_loop(model: LitertModel, processor: int, seconds: float) -> float:
 
 
 def _measure_path(bundle: Path, own: int, others: set[int], seconds: float) -> _Throughput:
-    with tempfile.TemporaryDirectory(prefix="station-bench-") as folder, _bound_to(others):
+    with scratch_folder("station-bench-") as folder, _bound_to(others):
         settings = from_document(
             {
-                "station": {"name": "bench", "data_dir": folder},
+                "station": {"name": "bench", "data_dir": str(folder)},
                 "broker": {"embedded": True, "port": 0},
                 "model": {"bundle": str(bundle)},
                 "camera": {CAMERA: {"kind": "simulated", "rate_fps": 0.0}},
             },
             "bench",
-            Path(folder),
+            folder,
             {},
         )
         with assembled(settings, cpus={CAMERA: own}) as station:

@@ -4,7 +4,6 @@ import argparse
 import json
 import signal
 import sys
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from station.adapters.mqtt_subscriber import Received
 from station.boards import Web
 from station.commands.child_station import ChildStation
 from station.commands.exit_codes import ExitCode
+from station.commands.scratch import scratch_folder
 from station.display import verdict_line
 from station.errors import ProtocolError
 from station.messages import CameraState, CameraStateName, Health, SkipReason, Status, StatusName, Verdict
@@ -47,8 +47,8 @@ def run(options: argparse.Namespace) -> ExitCode:
     Raises:
         ProtocolError: the station's broker did not come up; the text holds what the station said last.
     """
-    with tempfile.TemporaryDirectory(prefix="station-demo-") as folder:
-        return _Demo(options, Path(folder)).run()
+    with scratch_folder("station-demo-") as folder:
+        return _Demo(options, folder).run()
 
 
 @dataclass(slots=True)
