@@ -1,6 +1,7 @@
 """The running station: its threads, its state as others see it, and its ordered shutdown.
 
-One thread a camera takes frames and judges them; one thread keeps the journal and talks to the broker; one writes
+One thread a camera takes frames and judges them; the sources of readings and the process groups have theirs
+(`station.process_line`); one thread keeps the journal and talks to the broker; one writes
 pictures, which nothing waits for; the thread that called `run` is the supervisor: it publishes health, tries again what
 failed, and sees it when another thread dies. The order of shutdown is that of the journey: cameras stop capturing, what
 they captured is judged, what was judged is journalled, what is journalled is handed to the broker as far as it takes it
@@ -39,6 +40,7 @@ from station.messages import (
     Incoming,
     ModelRef,
     Outgoing,
+    ProcessState,
     SkipReason,
     Status,
     StatusName,
@@ -47,6 +49,7 @@ from station.messages import (
 from station.operations import Operations
 from station.pipeline import Inspector, LoadedModel
 from station.ports import Archive, Clock, EvidenceStore, FrameSource, Publisher, ServiceManager
+from station.process_line import ProcessLines
 from station.progress import CameraProgress, Progress, RecorderProgress
 from station.recorder import Recorder
 from station.settings import CameraSettings, Settings
@@ -163,6 +166,8 @@ class Station:
         clock: time.
         boot_id: identifies this run in `status`.
         commands: how commands come; None: there are none.
+        process: early warning; None: no process group is watched.
+        process_at: says where the process groups stood at a moment, for the verdicts.
     """
 
     def __init__(
@@ -179,6 +184,8 @@ class Station:
         clock: Clock,
         boot_id: UUID,
         commands: CommandPart | None = None,
+        process: ProcessLines | None = None,
+        process_at: Callable[[datetime], Mapping[str, ProcessState]] = lambda _: {},
     ) -> None:
         self._settings = settings
         self._name = settings.station.name
@@ -198,11 +205,14 @@ class Station:
         self._since = clock.now()
         self._stopping = threading.Event()
         self._lines = {
-            name: _Line(name, part, Inspector(self._name, name, epoch, part.settings, settings.model, clock))
+            name: _Line(
+                name, part, Inspector(self._name, name, epoch, part.settings, settings.model, clock, process_at)
+            )
             for name, part in cameras.items()
         }
         self._dead: list[str] = []
         self._commands = commands
+        self._process = process
 
     def stop(self) -> None:
         """Ask for an orderly stop; safe in a signal handler."""
@@ -221,6 +231,10 @@ class Station:
             recorder = self._thread("recorder", lambda: self._record(recorder_stop))
             stack.callback(recorder.join)
             stack.callback(recorder_stop.set)
+            if (process := self._process) is not None:
+                for name, work in process.works():
+                    stack.callback(self._thread(name, work).join)
+                stack.callback(process.stop)
             for line in self._lines.values():
                 self._load_model(line)
             for line in self._lines.values():
@@ -453,6 +467,7 @@ class Station:
             cameras={name: line.control for name, line in self._lines.items()},
             keeps_evidence=self._evidence is not None,
             reload=self._reload,
+            process=self._process,
         )
         commander = Commander(
             station=self._name,
@@ -531,6 +546,7 @@ class Station:
                 last_sequence=last_sequence,
                 queue_depth=depth,
             )
+        sensors, process = self._process.health() if self._process is not None else ({}, {})
         now = self._clock.now()
         return Health(
             station=self._name,
@@ -540,6 +556,8 @@ class Station:
             cameras=cameras,
             journal=self._recorder.health,
             evidence=self._evidence.health if self._evidence is not None else None,
+            sensors=sensors,
+            process=process,
             latency_ms=percentiles(latencies),
             disk_free_bytes=shutil.disk_usage(self._settings.station.data_dir).free,
             rss_mb=round(resident_mb(os.getpid()), 1),

@@ -44,6 +44,16 @@ def above_threshold(scores: Scores, thresholds: Thresholds) -> tuple[Defect, ...
     return tuple(defect for defect in scores.candidates if defect.score >= thresholds.of(defect.label))
 
 
+def stricter(thresholds: Thresholds, limit: float) -> Thresholds:
+    """The same thresholds, none of them above the limit."""
+    return thresholds.model_copy(
+        update={
+            "default": min(thresholds.default, limit),
+            "per_class": {label: min(one, limit) for label, one in thresholds.per_class.items()},
+        }
+    )
+
+
 def judge(scores: Scores, defects: Sequence[Defect], thresholds: Thresholds, quality: Sequence[Reason]) -> Judgement:
     """Judge a picture that the model has scored.
 

@@ -102,6 +102,11 @@ class Verb(StrEnum):
     RELOAD_BUNDLE = "reload-bundle"
     ACKNOWLEDGE = "acknowledge"
     SHELVE = "shelve"
+    RESET = "reset"
+    REMOVE_FROM_SERVICE = "remove-from-service"
+    RETURN_TO_SERVICE = "return-to-service"
+    SUPPRESS = "suppress"
+    UNSUPPRESS = "unsuppress"
 
 
 class EvidenceClass(StrEnum):
@@ -311,15 +316,17 @@ class ProcessState(Message):
 
 
 class Override(Message):
-    """Something that a command changed, for as long as it holds.
+    """Something that was changed for as long as its reason holds: by a command, or while a process group is in alarm.
 
     Attributes:
         what: the threshold, or the bundle.
         command: id of the response that the command got, which is also its id in the journal.
+        group: the process group that is in alarm; its alarms stand in the verdict's `process`.
     """
 
     what: Literal["threshold", "bundle"]
-    command: UUID
+    command: UUID | None = None
+    group: Name | None = None
 
 
 class Verdict(Message):
@@ -512,6 +519,44 @@ class Percentiles(Message):
     p99: float
 
 
+class SourceHealth(Message):
+    """One source of readings within `Health`.
+
+    Attributes:
+        rows: taken since the start.
+    """
+
+    state: SourceStateName
+    since: datetime | None
+    reason: str | None
+    rows: int
+
+
+class ProcessHealth(Message):
+    """One process group within `Health`.
+
+    Attributes:
+        as_of: time of the newest step.
+        alarms: those that make the group be in alarm.
+        bad: channels that are not good, with the reason.
+        ticks: steps made since the start.
+        late, repeated, out_of_order, wrong_time: rows that came so.
+        restarts: gaps over which no steps were made.
+    """
+
+    state: ProcessStateName
+    as_of: datetime | None
+    risk: float | None
+    alarms: tuple[Name, ...]
+    bad: Mapping[str, str]
+    ticks: int
+    late: int
+    repeated: int
+    out_of_order: int
+    wrong_time: int
+    restarts: int
+
+
 class Health(Message):
     """Retained on `health`; a heartbeat.
 
@@ -531,6 +576,8 @@ class Health(Message):
     cameras: Mapping[str, CameraHealth]
     journal: JournalHealth | None
     evidence: EvidenceHealth | None = None
+    sensors: Mapping[str, SourceHealth] = Field(default_factory=dict)
+    process: Mapping[str, ProcessHealth] = Field(default_factory=dict)
     latency_ms: Percentiles | None
     disk_free_bytes: int
     rss_mb: float
@@ -613,7 +660,21 @@ class BundleResult(Message):
     models: Mapping[str, ModelRef]
 
 
-Result = ReplayResult | PauseResult | ResumeResult | SnapshotResult | ThresholdResult | BundleResult
+class AlarmResult(Message):
+    """Where an alarm stands after a command.
+
+    Attributes:
+        transition: id of the message on the alarm's topic.
+        state: of the alarm, see `Alarm`.
+        shelved_until: end of the shelf time.
+    """
+
+    transition: UUID
+    state: str
+    shelved_until: datetime | None = None
+
+
+Result = AlarmResult | ReplayResult | PauseResult | ResumeResult | SnapshotResult | ThresholdResult | BundleResult
 
 
 class Response(Message):
@@ -684,15 +745,16 @@ class Outgoing:
 
     Attributes:
         id: unique; the consumer's key for dropping duplicates.
-        kind: `verdict`, `gap`, or `command` for the response to one.
+        kind: `verdict`, `gap`, `alarm` for a transition of one, or `command` for the response to one.
         topic: MQTT topic.
         payload: UTF-8 JSON.
-        camera, epoch, sequence: place in the camera's order; None for messages that are not of a camera.
+        camera, epoch, sequence: place in the camera's order; None for messages that are not of a camera, except that
+            the transitions of a process group's alarms have an order, too.
         outcome: of a verdict: decides what goes first when the journal must shrink.
     """
 
     id: UUID
-    kind: Literal["verdict", "gap", "command"]
+    kind: Literal["verdict", "gap", "command", "alarm"]
     topic: str
     payload: bytes
     camera: str | None = None

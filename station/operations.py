@@ -6,8 +6,9 @@ from uuid import UUID
 
 from station.commander import Handler, Later, Refusal, handles
 from station.control import SNAPSHOTS, CameraControl, Pause, SnapshotOrder, ThresholdChange
-from station.errors import StorageError
+from station.errors import AlarmRefused, StorageError
 from station.messages import (
+    AlarmResult,
     BundleResult,
     ModelRef,
     PauseResult,
@@ -19,18 +20,31 @@ from station.messages import (
     Verb,
 )
 from station.ports import Archive, Clock
+from station.process_line import ProcessLines
+from station.process_messages import AlarmEvent
 from station.recorder import Recorder
 from station.requests import (
+    AcknowledgeRequest,
+    AlarmRequest,
     CameraRequest,
     PauseRequest,
     ReloadBundleRequest,
     ReplayRequest,
     ResumeRequest,
+    ServiceRequest,
     SetThresholdRequest,
+    ShelveRequest,
     SnapshotRequest,
 )
 from station.settings import CommandSettings
 
+_SERVICES: Mapping[Verb, AlarmEvent] = {
+    Verb.RESET: AlarmEvent.RESET,
+    Verb.REMOVE_FROM_SERVICE: AlarmEvent.REMOVE_FROM_SERVICE,
+    Verb.RETURN_TO_SERVICE: AlarmEvent.RETURN_TO_SERVICE,
+    Verb.SUPPRESS: AlarmEvent.SUPPRESS,
+    Verb.UNSUPPRESS: AlarmEvent.UNSUPPRESS,
+}
 REPLAYS = 64
 """Stretches of verdicts that may wait to be sent again."""
 
@@ -46,6 +60,7 @@ class Operations:
         cameras: by name.
         keeps_evidence: whether pictures are kept at all.
         reload: loads the bundles of these cameras anew for this command, all or none; raises ModelError.
+        process: early warning; None: no process group is watched.
     """
 
     def __init__(
@@ -58,6 +73,7 @@ class Operations:
         cameras: Mapping[str, CameraControl],
         keeps_evidence: bool,
         reload: Callable[[Sequence[str], UUID], Mapping[str, ModelRef]],
+        process: ProcessLines | None = None,
     ) -> None:
         self._settings = settings
         self._clock = clock
@@ -66,6 +82,7 @@ class Operations:
         self._cameras = cameras
         self._keeps_evidence = keeps_evidence
         self._reload = reload
+        self._process = process
 
     def handlers(self) -> Mapping[Verb, Handler]:
         """Who carries out which verb."""
@@ -76,7 +93,31 @@ class Operations:
             Verb.SNAPSHOT: handles(SnapshotRequest, self._snapshot),
             Verb.SET_THRESHOLD: handles(SetThresholdRequest, self._set_threshold),
             Verb.RELOAD_BUNDLE: handles(ReloadBundleRequest, self._reload_bundle),
+            Verb.ACKNOWLEDGE: handles(
+                AcknowledgeRequest, lambda request, _: self._alarm(request, AlarmEvent.ACKNOWLEDGE, request.by)
+            ),
+            Verb.SHELVE: handles(ShelveRequest, self._shelve),
+            **{verb: self._service(event) for verb, event in _SERVICES.items()},
         }
+
+    def _service(self, event: AlarmEvent) -> Handler:
+        return handles(ServiceRequest, lambda request, _: self._alarm(request, event, request.by))
+
+    def _shelve(self, request: ShelveRequest, _: UUID) -> AlarmResult:
+        if request.duration_s == 0:
+            return self._alarm(request, AlarmEvent.UNSHELVE, request.by)
+        return self._alarm(request, AlarmEvent.SHELVE, request.by, request.duration_s)
+
+    def _alarm(
+        self, request: AlarmRequest, event: AlarmEvent, by: str | None, shelve_s: float | None = None
+    ) -> AlarmResult:
+        if self._process is None:
+            raise Refusal("no process group is watched")
+        try:
+            alarm = self._process.command(request.group, request.alarm, event, by=by, shelve_s=shelve_s)
+        except AlarmRefused as exc:
+            raise Refusal(str(exc)) from exc
+        return AlarmResult(transition=alarm.id, state=alarm.state.value, shelved_until=alarm.shelved_until)
 
     def _replay(self, request: ReplayRequest, _: UUID) -> ReplayResult:
         try:

@@ -1,16 +1,18 @@
 """The journey of a frame, readable top to bottom. Synchronous; knows no thread, no disk and no broker."""
 
 import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from station.control import ThresholdChange
 from station.errors import InferenceError
 from station.ids import uuid7
-from station.judge import INCOMPLETE, Judgement, above_threshold, judge, unjudged
+from station.judge import INCOMPLETE, Judgement, above_threshold, judge, stricter, unjudged
 from station.linescan import SeamOwner
 from station.manifest import Manifest, Thresholds
-from station.messages import Capture, Defect, Frame, Latency, ModelRef, Override, Reason, Verdict
+from station.messages import Capture, Defect, Frame, Latency, ModelRef, Override, ProcessState, Reason, Verdict
 from station.ports import Clock, Model
 from station.quality import QualityGate
 from station.settings import BaseCamera, ModelSettings
@@ -48,10 +50,18 @@ class Inspector:
         settings: the camera's settings.
         model_settings: thresholds from the configuration override the bundle's.
         clock: times the stages.
+        process_at: says where the process groups stood at a moment.
     """
 
     def __init__(
-        self, station: str, camera: str, epoch: int, settings: BaseCamera, model_settings: ModelSettings, clock: Clock
+        self,
+        station: str,
+        camera: str,
+        epoch: int,
+        settings: BaseCamera,
+        model_settings: ModelSettings,
+        clock: Clock,
+        process_at: Callable[[datetime], Mapping[str, ProcessState]] = lambda _: {},
     ) -> None:
         self._station = station
         self._camera = camera
@@ -59,6 +69,8 @@ class Inspector:
         self._settings = settings
         self._model_settings = model_settings
         self._clock = clock
+        self._process_at = process_at
+        self._transport = timedelta(seconds=settings.transport_delay_s)
         self._seams = SeamOwner()
         self._gate: QualityGate | None = None
         self._loaded: LoadedModel | None = None
@@ -88,7 +100,9 @@ class Inspector:
         taken_s = self._clock.monotonic_s()
         verdict_id = uuid7(int(self._clock.now().timestamp() * 1e3))
         stages = _Stages()
-        judgement = self._judge(frame.capture, stages, verdict_id)
+        process = self._process_at(frame.capture.captured_at - self._transport)
+        thresholds, groups = self._thresholds_now(process)
+        judgement = self._judge(frame.capture, thresholds, stages, verdict_id)
         done_s = self._clock.monotonic_s()
         captured_s = frame.capture.captured_monotonic_s
         total_ms = (done_s - captured_s) * 1e3
@@ -119,8 +133,18 @@ class Inspector:
                 total=round(max(0.0, total_ms), 3),
             ),
             late=total_ms > self._settings.late_after_ms,
-            override=self._overrides(),
+            override=self._overrides() + tuple(Override(what="threshold", group=group) for group in groups),
+            process=process,
         )
+
+    def _thresholds_now(self, process: Mapping[str, ProcessState]) -> tuple[Thresholds | None, Sequence[str]]:
+        """The thresholds to judge with, and the groups in alarm for whose sake they are stricter than otherwise."""
+        own, limit = self._thresholds, self._settings.threshold_in_alarm
+        groups = [group for group, state in process.items() if state.alarms]
+        if own is None or limit is None or not groups:
+            return own, ()
+        strict = stricter(own, limit)
+        return (strict, groups) if strict != own else (own, ())
 
     def _overrides(self) -> tuple[Override, ...]:
         overrides = []
@@ -130,12 +154,12 @@ class Inspector:
             overrides.append(Override(what="bundle", command=self._loaded.command))
         return tuple(overrides)
 
-    def _judge(self, capture: Capture, stages: "_Stages", verdict_id: UUID) -> Judgement:
+    def _judge(self, capture: Capture, thresholds: Thresholds | None, stages: "_Stages", verdict_id: UUID) -> Judgement:
         if capture.fault is not None and capture.fault not in INCOMPLETE:
             return unjudged(capture.fault)
         if capture.pixels is None:
             return unjudged(Reason.UNREADABLE)
-        if self._loaded is None or self._gate is None or self._thresholds is None:
+        if self._loaded is None or self._gate is None or thresholds is None:
             return unjudged(Reason.MODEL_FAULT)
         started_s = self._clock.monotonic_s()
         quality = self._gate.check(capture)
@@ -153,8 +177,8 @@ class Inspector:
             )
             return unjudged(Reason.MODEL_FAULT)
         stages.preprocess_ms, stages.inference_ms = scores.preprocess_ms, scores.inference_ms
-        defects = self._own(capture, above_threshold(scores, self._thresholds))
-        return judge(scores, defects, self._thresholds, quality)
+        defects = self._own(capture, above_threshold(scores, thresholds))
+        return judge(scores, defects, thresholds, quality)
 
     def _own(self, capture: Capture, defects: tuple[Defect, ...]) -> tuple[Defect, ...]:
         """The defects that this frame reports, out of all that stand in its picture."""

@@ -22,7 +22,7 @@ from station.messages import (
     Selection,
     Verdict,
 )
-from station.process_messages import AlarmLimits, Mask, Readings, SourceEvent, StepRisk, Values
+from station.process_messages import AlarmLimits, Mask, Moment, Readings, SourceEvent, StepRisk, Tick, Values
 
 
 class Clock(Protocol):
@@ -149,6 +149,49 @@ class StepModel(Protocol):
 
     def restore(self, snapshot: bytes) -> bool:
         """Go on from a snapshot; False, and forgetting everything, when it is not of this very model."""
+
+
+class ReadingsJournal(Protocol):
+    """Keeps what the process groups' channels were; any thread."""
+
+    def begin(self, group: str, channels: Sequence[tuple[str, str]]) -> None:
+        """Learn a group's channels, (name, unit) each, in the order of its ticks.
+
+        Raises:
+            StorageError: nothing was noted.
+        """
+
+    def keep(self, group: str, ticks: Sequence[Tick], moments: Sequence[Moment]) -> None:
+        """Take ticks, with where the group stood at them.
+
+        Raises:
+            StorageError: some could not be kept, and are lost.
+        """
+
+    def flush(self) -> None:
+        """Bring to the disk what is in memory.
+
+        Raises:
+            StorageError: some could not be kept, and are lost.
+        """
+
+
+class ProcessStore(Protocol):
+    """Keeps what each process group remembers over a restart."""
+
+    def load(self, group: str) -> bytes | None:
+        """The newest state; None: there is none.
+
+        Raises:
+            StorageError: there is one, and it cannot be read.
+        """
+
+    def save(self, group: str, state: bytes) -> None:
+        """Replace the state; never half of it.
+
+        Raises:
+            StorageError: the former one is still there.
+        """
 
 
 class Journal(Resource, Protocol):

@@ -136,6 +136,23 @@ class StepRisk:
 
 
 @dataclass(frozen=True, slots=True)
+class Moment:
+    """Where a group stood at one tick.
+
+    Attributes:
+        at_s: wall time, seconds since 1970.
+        state: of the group.
+        risk: 0..1; None: there was none to give.
+        alarms: those that make the group be in alarm.
+    """
+
+    at_s: float
+    state: ProcessStateName
+    risk: float | None
+    alarms: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class AlarmLimits:
     """When a risk becomes an alarm, as the bundle was calibrated: its stated false-alarm bound holds for these.
 

@@ -122,6 +122,12 @@ class ShelveRequest(AlarmRequest):
     by: str | None = Field(default=None, max_length=100)
 
 
+class ServiceRequest(AlarmRequest):
+    """Reset a latched alarm, take an alarm out of service or put it back, suppress it or end that."""
+
+    by: str | None = Field(default=None, max_length=100)
+
+
 REQUESTS: Mapping[Verb, type[Request]] = {
     Verb.REPLAY: ReplayRequest,
     Verb.PAUSE: PauseRequest,
@@ -131,6 +137,11 @@ REQUESTS: Mapping[Verb, type[Request]] = {
     Verb.RELOAD_BUNDLE: ReloadBundleRequest,
     Verb.ACKNOWLEDGE: AcknowledgeRequest,
     Verb.SHELVE: ShelveRequest,
+    Verb.RESET: ServiceRequest,
+    Verb.REMOVE_FROM_SERVICE: ServiceRequest,
+    Verb.RETURN_TO_SERVICE: ServiceRequest,
+    Verb.SUPPRESS: ServiceRequest,
+    Verb.UNSUPPRESS: ServiceRequest,
 }
 
 

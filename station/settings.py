@@ -161,7 +161,7 @@ class BaseCamera(Section):
     pictures differ."""
     transport_delay_s: float = Field(default=0.0, ge=0, le=86_400)
     """How long a part travels from the process to the camera: a verdict carries the process state of that time ago."""
-    threshold_in_alarm: Fraction | None = None
+    threshold_in_alarm: float | None = Field(default=None, gt=0, lt=1)
     """Judge with this threshold, where it is stricter, while a process group is in alarm."""
 
 

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from station.errors import ProtocolError
 from station.messages import Gap, Message, Outgoing, Response, Verdict
+from station.process_messages import Alarm
 
 CONTENT_TYPE = "application/json"
 HISTORICAL = "historical"
@@ -39,6 +40,16 @@ def camera_state_topic(station: str, camera: str) -> str:
 def health_topic(station: str) -> str:
     """Retained heartbeat."""
     return f"inspection/{station}/health"
+
+
+def risk_topic(station: str, group: str) -> str:
+    """A process group's risk, QoS 0."""
+    return f"inspection/{station}/process/{group}/risk"
+
+
+def alarm_topic(station: str, group: str, alarm: str) -> str:
+    """Retained: where an alarm stands; each transition goes through the outbox."""
+    return f"inspection/{station}/process/{group}/alarm/{alarm}"
 
 
 def gap_topic(station: str) -> str:
@@ -99,6 +110,18 @@ def outgoing_response(response: Response) -> Outgoing:
     """Return the answer to a command ready for the journal and the broker."""
     topic = response_topic(response.station, response.verb)
     return Outgoing(id=response.id, kind="command", topic=topic, payload=encode(response))
+
+
+def outgoing_alarm(alarm: Alarm) -> Outgoing:
+    """Return a transition of an alarm ready for the journal and the broker."""
+    return Outgoing(
+        id=alarm.id,
+        kind="alarm",
+        topic=alarm_topic(alarm.station, alarm.group, alarm.alarm),
+        payload=encode(alarm),
+        epoch=alarm.epoch,
+        sequence=alarm.sequence,
+    )
 
 
 def not_durable(message: Outgoing) -> Outgoing:

@@ -82,6 +82,8 @@ def test_the_readme_names_each_topic() -> None:
         wire.camera_state_topic("<station>", "<camera>"),
         wire.health_topic("<station>"),
         wire.gap_topic("<station>"),
+        wire.risk_topic("<station>", "<group>"),
+        wire.alarm_topic("<station>", "<group>", "<alarm>"),
         wire.request_topic("<station>", "<verb>"),
         wire.response_topic("<station>", "<verb>"),
     ):

@@ -53,7 +53,11 @@ CHECKPOINT = "checkpoint"
 """The kind of the rows that pruning adds."""
 EXPORT_ROWS = 1000
 """Rows read at a time."""
-_KINDS: dict[str, Literal["verdict", "gap", "command"]] = {"gap": "gap", "command": "command"}
+_KINDS: dict[str, Literal["verdict", "gap", "command", "alarm"]] = {
+    "gap": "gap",
+    "command": "command",
+    "alarm": "alarm",
+}
 """What is not among them is a verdict, or of a later version, and is sent as it is."""
 _TRANSIENT = frozenset(
     {

@@ -10,7 +10,7 @@ from paho.mqtt.properties import Properties
 
 from station.adapters._mqtt_client import MqttClient, Will
 from station.broker_settings import BrokerSettings
-from station.messages import Incoming, Link, OutboxRow
+from station.messages import Incoming, Link, OutboxRow, Outgoing
 from station.ports import Clock
 from station.wire import CONTENT_TYPE, HISTORICAL
 
@@ -58,6 +58,7 @@ class MqttPublisher:
         self._wake = wake
         self._tell = on_link
         self._retained: dict[str, bytes] = {}
+        self._newest: dict[str, tuple[int, int]] = {}
         self._retaining = threading.Lock()
         self._rows: dict[int, int] = {}
         self._adopted = Link()
@@ -101,7 +102,7 @@ class MqttPublisher:
         token = self._client.publish(
             row.message.topic,
             row.message.payload,
-            retain=False,
+            retain=row.message.kind == "alarm" and self._is_newest(row.message),
             properties=self._historical if historical else self._live,
             connection=self._adopted.connections,
         )
@@ -109,6 +110,19 @@ class MqttPublisher:
             return False
         self._rows[token] = row.row
         return True
+
+    def _is_newest(self, message: Outgoing) -> bool:
+        """Whether this is the newest message of a topic that shows where a thing stands, and note it as such.
+
+        One that comes from the backlog behind newer ones must not take their place.
+        """
+        place = (message.epoch or 0, message.sequence or 0)
+        with self._retaining:
+            if place < self._newest.get(message.topic, (0, 0)):
+                return False
+            self._newest[message.topic] = place
+            self._retained[message.topic] = message.payload
+            return True
 
     def acknowledgements(self) -> Sequence[int]:
         """Rows that the broker acknowledged since the last call, on the connection that `link` reported last."""

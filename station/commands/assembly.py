@@ -4,8 +4,9 @@ import functools
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from station import __version__, wire
 from station.adapters.bundle_trial import try_out
@@ -14,13 +15,16 @@ from station.adapters.embedded_broker import EmbeddedBroker
 from station.adapters.evidence_store import EvidenceStore
 from station.adapters.litert_model import load_model
 from station.adapters.mqtt_publisher import MqttPublisher
+from station.adapters.process_files import ProcessFiles
 from station.adapters.sqlite_journal import SqliteJournal
+from station.adapters.sqlite_readings import SqliteReadings
 from station.adapters.system_clock import SystemClock
 from station.adapters.systemd_notify import SystemdNotify
 from station.broker_settings import BrokerSettings
 from station.commands.camera_factory import make_camera
+from station.commands.sensor_factory import make_sensors
 from station.daemon import BROKER, CameraPart, CommandPart, Station
-from station.errors import ConfigurationError, ModelError, ProtocolError, StorageError
+from station.errors import BundleError, ConfigurationError, ModelError, ProtocolError, StorageError
 from station.faults import FaultBoard
 from station.ids import uuid7
 from station.mailbox import Mailbox, Overflow
@@ -28,8 +32,11 @@ from station.manifest import read_bundle
 from station.messages import Incoming, Link, OutboxRow, Outgoing, Status, StatusName, Verdict
 from station.picture import View, read_reference
 from station.pipeline import LoadedModel
-from station.ports import Clock, Journal
+from station.ports import Clock, Journal, StepModel
+from station.process_history import ProcessHistory
+from station.process_line import READINGS, ProcessLines, ProcessPart, SensorsPart
 from station.recorder import Recorder
+from station.sensor_settings import REPLAYED
 from station.settings import CameraSettings, ModelSettings, Settings
 
 logger = logging.getLogger(__name__)
@@ -40,6 +47,7 @@ what becomes of the frames: nothing is dropped here."""
 REQUESTS_CAPACITY = 256
 """Commands that may wait to be looked at; more are not taken, and not answered."""
 JOURNAL_FILE = "journal.sqlite"
+READINGS_FILE = "readings.sqlite"
 SWITCH_INTERVAL_S = 0.0005
 EVIDENCE = "evidence"
 """What a fault of the store of pictures is called in `status`."""
@@ -92,6 +100,7 @@ def assembled(
             on_request=requests.put,
         ) as publisher,
         _evidence_store(settings, journal, faults, clock) as evidence,
+        _readings_journal(settings, faults) as readings,
     ):
         epoch = journal.open_epoch()
         resume = _last_sources(journal)
@@ -129,8 +138,46 @@ def assembled(
             for camera, table, plan in ((name, table, plan_for(table)) for name, table in settings.camera.items())
         }
         commands = CommandPart(requests, journal) if settings.commands.allow else None
+        history = ProcessHistory(max(camera.transport_delay_s for camera in settings.camera.values()))
+        process = ProcessLines(
+            station=name,
+            epoch=epoch,
+            sources={
+                source: SensorsPart(
+                    functools.partial(make_sensors, source, table, _wanted(settings, source)),
+                    not isinstance(table, REPLAYED),
+                )
+                for source, table in settings.sensors.items()
+            },
+            groups={
+                group: ProcessPart(
+                    table, functools.partial(load_process_bundle, table.bundle) if table.bundle else None
+                )
+                for group, table in settings.process.items()
+            },
+            history=history,
+            record=outbox.put,
+            publisher=publisher,
+            readings=readings,
+            store=ProcessFiles(settings.station.data_dir / "process"),
+            faults=faults,
+            clock=clock,
+        )
         yield Station(
-            settings, cameras, recorder, outbox, publisher, evidence, faults, manager, epoch, clock, boot_id, commands
+            settings,
+            cameras,
+            recorder,
+            outbox,
+            publisher,
+            evidence,
+            faults,
+            manager,
+            epoch,
+            clock,
+            boot_id,
+            commands,
+            process if settings.process else None,
+            history.at,
         )
 
 
@@ -186,6 +233,46 @@ def _evidence_store(
         promised=_promised(journal),
     ) as store:
         yield store
+
+
+def _wanted(settings: Settings, source: str) -> Sequence[str]:
+    """The points of a source that the process groups ask for, each once."""
+    return tuple(
+        dict.fromkeys(
+            channel.point or name
+            for group in settings.process.values()
+            for name, channel in group.channel.items()
+            if channel.source == source
+        )
+    )
+
+
+def load_process_bundle(path: Path) -> StepModel:
+    """Read and check a process group's bundle, load it, and replay its golden sequence.
+
+    Raises:
+        ModelError: it cannot be used.
+    """
+    raise BundleError(f"bundle {path}: process bundles cannot be used by this version")
+
+
+@contextmanager
+def _readings_journal(settings: Settings, faults: FaultBoard) -> Iterator[SqliteReadings | None]:
+    """The journal of readings; without it the station goes on, and says so."""
+    if not settings.process:
+        yield None
+        return
+    readings = SqliteReadings(settings.station.data_dir / READINGS_FILE, settings.journal.readings_max_bytes)
+    try:
+        readings.__enter__()
+    except StorageError as exc:
+        faults.set(READINGS, str(exc))
+        yield None
+        return
+    try:
+        yield readings
+    finally:
+        readings.__exit__(None, None, None)
 
 
 @contextmanager

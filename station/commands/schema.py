@@ -8,6 +8,7 @@ from pydantic import BaseModel
 from station.commands.exit_codes import ExitCode
 from station.manifest import Manifest
 from station.messages import CameraState, EvidenceRecord, Gap, Health, Response, Status, Verdict
+from station.process_messages import Alarm, Risk
 from station.requests import REQUESTS
 from station.settings import Settings
 
@@ -17,6 +18,8 @@ SCHEMAS: dict[str, type[BaseModel]] = {
     "state": CameraState,
     "health": Health,
     "gap": Gap,
+    "risk": Risk,
+    "alarm": Alarm,
     "evidence": EvidenceRecord,
     "response": Response,
     **{f"request-{verb}": request for verb, request in REQUESTS.items()},
