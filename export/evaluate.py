@@ -141,6 +141,15 @@ def score_samples(
     return scored
 
 
+def rescore(detector: Detector, sample: Sample, channels: int, *, compares: bool = False) -> Scores:
+    """Run a detector over one sample again, for the pictures of a report.
+
+    Raises:
+        DatasetError: the picture or its reference cannot be read.
+    """
+    return detector.infer(read_sample(sample, channels), read_reference(sample, channels) if compares else None)
+
+
 def match(
     candidates: Sequence[Defect],
     boxes_px: npt.NDArray[np.float32],

@@ -288,8 +288,15 @@ def score_floor(manifest: Manifest) -> float:
     return floors[manifest.task]
 
 
-def evaluate(scored: Sequence[Scored], task: Task, thresholds: Thresholds) -> Evaluation:
-    """All figures of some scored pictures, of which there is at least one."""
+def evaluate(scored: Sequence[Scored], task: Task, thresholds: Thresholds, *, intervals: bool = True) -> Evaluation:
+    """All figures of some scored pictures, of which there is at least one.
+
+    Args:
+        scored: by one model.
+        task: see `task_of`.
+        thresholds: that the station judges by.
+        intervals: whether to draw the bootstrap intervals, which take a second or two.
+    """
     scores = np.array([item.score for item in scored], np.float64)
     truths = [is_bad(item.sample, task) for item in scored]
     bad = None if None in truths else np.array(truths, np.bool_)
@@ -320,9 +327,11 @@ def evaluate(scored: Sequence[Scored], task: Task, thresholds: Thresholds) -> Ev
         scores=scores,
         bad=bad,
         auroc=None if both is None else auroc(both, scores),
-        auroc_interval=None if both is None else group_bootstrap(auroc, both, scores, groups),
+        auroc_interval=group_bootstrap(auroc, both, scores, groups) if both is not None and intervals else None,
         average_precision=None if both is None else average_precision(both, scores),
-        average_precision_interval=None if both is None else group_bootstrap(average_precision, both, scores, groups),
+        average_precision_interval=(
+            group_bootstrap(average_precision, both, scores, groups) if both is not None and intervals else None
+        ),
         roc=None if both is None else roc_curve(both, scores),
         precision_recall=None if both is None else precision_recall_curve(both, scores),
         confusion=confusion,

@@ -11,13 +11,16 @@ classes of the area under the precision-recall points; the F-score is taken at t
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 from export.dataset import SPLITS, read_dataset
-from export.evaluate import score_samples
+from export.evaluate import rescore, score_samples
 from export.evaluation import ALL, Evaluation, evaluate, for_bundle, pictures_of, task_of
 from export.progress import ProgressLine
-from export.thresholds import percent
+from export.report import Report, write_report
+from export.thresholds import overlap_warning, percent
+from export.trained_on import count_trained_on
 from station.adapters.litert_model import load_model
 from station.manifest import read_bundle
 
@@ -31,6 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--threads", type=int, default=1, help="of the runtime (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument(
+        "--report", type=Path, metavar="DIR", help="write report.html, its pictures and metrics.json into this folder"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -39,23 +45,38 @@ def run(arguments: argparse.Namespace) -> int:
     manifest = bundle.manifest
     dataset = for_bundle(manifest, read_dataset(arguments.data))
     samples = pictures_of(dataset, arguments.split)
-    # The map is only needed where masks say whether it points at the defect.
-    model = load_model(bundle, arguments.threads, heatmap=any(sample.mask for sample in samples))
+    # The map is only needed where masks say whether it points at the defect, and for the pictures of a report.
+    wants_map = arguments.report is not None or any(sample.mask for sample in samples)
+    model = load_model(bundle, arguments.threads, heatmap=wants_map)
+    channels = manifest.preprocessing.channels
     scored = score_samples(
-        model,
-        samples,
-        dataset.labels,
-        manifest.preprocessing.channels,
-        ProgressLine("scoring"),
-        compares=manifest.compares,
+        model, samples, dataset.labels, channels, ProgressLine("scoring"), compares=manifest.compares
     )
     result = evaluate(scored, task_of(manifest, dataset), manifest.thresholds)
+    warnings = list(overlap_warning(count_trained_on(manifest, dataset, samples), len(samples)))
+    if arguments.report is not None:
+        path = write_report(
+            arguments.report,
+            Report(
+                manifest=manifest,
+                sha256=bundle.sha256,
+                bundle_bytes=arguments.bundle.stat().st_size,
+                dataset=dataset,
+                split=arguments.split,
+                scored=scored,
+                evaluation=result,
+                explain=lambda sample: rescore(model, sample, channels, compares=manifest.compares),
+                warnings=warnings,
+                configuration=manifest.configuration,
+            ),
+        )
+        sys.stderr.write(f"wrote {path}\n")
     if arguments.json:
         names = {"bundle": bundle.ref.name, "sha256": bundle.sha256, "split": arguments.split}
         print(json.dumps({**names, **result.record()}))
         return 0
     print(f"{bundle.ref.name} {bundle.ref.version}, {manifest.task}, on {result.pictures} pictures ({arguments.split})")
-    for line in describe(result):
+    for line in (*describe(result), *(f"warning: {text}" for text in warnings)):
         print(line)
     print(f"{result.frames_per_s:.0f} pictures/s from decoded pixels to scores, {arguments.threads} thread")
     return 0

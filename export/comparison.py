@@ -1,0 +1,173 @@
+"""The int8 model against the float one it was made from, on the same held-out pictures: what did quantization cost?"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from export.evaluate import Scored, passes
+from export.evaluation import Evaluation, Task, evaluate
+from station.errors import StationError
+from station.manifest import Thresholds
+
+METRIC_LIMIT = 0.005
+FLIP_LIMIT = 0.01
+"""What quantization may cost unless somebody says otherwise: of each headline figure, and of the verdicts."""
+
+
+class QuantizationLoss(StationError):
+    """The int8 model is worse than the float one by more than the limit; the text says by what and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerError:
+    """How far one layer's output is from the float network's.
+
+    Attributes:
+        name: of the layer's output.
+        operation: of the runtime, as CONV_2D.
+        sqnr_db: signal to quantization noise, 10 log10(Σ float² / Σ (float − int8)²), over all pictures; larger is
+            better: 20 dB is an error of a tenth of the signal.
+    """
+
+    name: str
+    operation: str
+    sqnr_db: float
+
+
+@dataclass(frozen=True, slots=True)
+class Flip:
+    """A picture that the two models judge differently.
+
+    Attributes:
+        number: of the picture in the scored ones.
+        before, after: verdict of the float and of the int8 model, in words.
+    """
+
+    number: int
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Comparison:
+    """Both models on the same pictures.
+
+    Attributes:
+        before, after: the figures, float and int8.
+        flips: pictures with another verdict or class.
+        score_shift: 95 % of the pictures' scores differ by at most this.
+        layers: in the order of the graph, empty where not measured.
+        alone: the figures without the one picture whose score changed most; a single picture fails nothing.
+    """
+
+    before: Evaluation
+    after: Evaluation
+    flips: tuple[Flip, ...]
+    score_shift: float
+    layers: tuple[LayerError, ...] = ()
+    alone: tuple[Mapping[str, float], Mapping[str, float]] = field(default=({}, {}))
+
+    @property
+    def flip_share(self) -> float:
+        """Share of the pictures with another verdict or class."""
+        return len(self.flips) / max(self.after.pictures, 1)
+
+    def changes(self) -> list[tuple[str, float, float]]:
+        """(name, float, int8) of each headline figure, then of each class's recall."""
+        before, after = self.before.headline(), self.after.headline()
+        rows = [(name, value, after[name]) for name, value in before.items() if name in after]
+        recall_after = recalls(self.after)
+        rows += [
+            (f"recall of {label}", value, recall_after[label])
+            for label, value in recalls(self.before).items()
+            if label in recall_after
+        ]
+        return rows
+
+    def record(self) -> dict[str, Any]:
+        """For `metrics.json`."""
+        return {
+            "flips": len(self.flips),
+            "flip_share": self.flip_share,
+            "score_shift_95": self.score_shift,
+            "figures": {name: {"float": before, "int8": after} for name, before, after in self.changes()},
+            "layers_sqnr_db": {one.name: round(one.sqnr_db, 1) for one in self.layers},
+        }
+
+
+def recalls(evaluation: Evaluation) -> dict[str, float]:
+    """Recall by class: of a classifier its classes, else the share of each kind of defect that was not called ok."""
+    if evaluation.task.kind == "classify" and evaluation.classes:
+        return {one.label: one.recall for one in evaluation.classes if one.pictures}
+    return {one.label: one.caught / one.pictures for one in evaluation.caught}
+
+
+def compare(
+    before: Sequence[Scored],
+    after: Sequence[Scored],
+    task: Task,
+    thresholds: Thresholds,
+    layers: Sequence[LayerError] = (),
+) -> Comparison:
+    """Compare two models that have scored the same pictures in the same order."""
+    shift = np.array([abs(a.score - b.score) for a, b in zip(after, before, strict=True)], np.float64)
+    flips = [
+        Flip(number, said[0], said[1])
+        for number, (a, b) in enumerate(zip(before, after, strict=True))
+        if (said := (verdict(a, task, thresholds), verdict(b, task, thresholds)))[0] != said[1]
+    ]
+    rest = [number for number in range(len(after)) if number != int(shift.argmax())]
+    alone: tuple[Mapping[str, float], Mapping[str, float]] = ({}, {})
+    if rest:
+        alone = (
+            evaluate([before[n] for n in rest], task, thresholds, intervals=False).headline(),
+            evaluate([after[n] for n in rest], task, thresholds, intervals=False).headline(),
+        )
+    return Comparison(
+        before=evaluate(before, task, thresholds),
+        after=evaluate(after, task, thresholds),
+        flips=tuple(flips),
+        score_shift=float(np.quantile(shift, 0.95)),
+        layers=tuple(layers),
+        alone=alone,
+    )
+
+
+def verdict(item: Scored, task: Task, thresholds: Thresholds) -> str:
+    """What the station would say of a picture: ok, ng or not sure, and of a classifier the class."""
+    outcome = "ok" if passes(item, thresholds) else "not ok"
+    if task.kind != "classify" or not item.class_scores:
+        return outcome
+    return f"{task.labels[int(np.argmax(item.class_scores))]}, {outcome}"
+
+
+def losses(comparison: Comparison, metric_limit: float = METRIC_LIMIT, flip_limit: float = FLIP_LIMIT) -> list[str]:
+    """What is lost beyond the limits, one sentence each; a single picture never counts as a loss by itself."""
+    found = []
+    before, after = comparison.before.headline(), comparison.after.headline()
+    without_before, without_after = comparison.alone
+    for name, value in before.items():
+        lost = value - after.get(name, value)
+        lost_without = without_before.get(name, 0.0) - without_after.get(name, 0.0)
+        if min(lost, lost_without) > metric_limit:
+            found.append(f"{name} falls from {value:.4f} to {after[name]:.4f}, by more than {metric_limit:g}")
+    if len(comparison.flips) > max(1, flip_limit * comparison.after.pictures):
+        found.append(
+            f"{len(comparison.flips)} of {comparison.after.pictures} verdicts change, more than {100 * flip_limit:g} %"
+        )
+    return found
+
+
+def check_losses(comparison: Comparison, metric_limit: float = METRIC_LIMIT, flip_limit: float = FLIP_LIMIT) -> None:
+    """Refuse a quantization that costs too much.
+
+    Raises:
+        QuantizationLoss: see `losses`.
+    """
+    if found := losses(comparison, metric_limit, flip_limit):
+        raise QuantizationLoss(
+            f"the int8 model is worse than the float one: {'; '.join(found)}; train longer or calibrate on more "
+            "pictures, or accept it with --allow-regression"
+        )

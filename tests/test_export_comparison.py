@@ -1,0 +1,66 @@
+"""Float against int8: what counts as a loss, and that one picture alone is none."""
+
+import numpy as np
+import pytest
+from test_export_evaluation import HALF, picture, scored
+
+from export.comparison import QuantizationLoss, check_losses, compare, losses, recalls
+from export.evaluate import Scored
+from export.evaluation import Task
+
+CLASSES = Task("classify", ("crack", "good"), good=1)
+
+
+def judged(truths: list[int], chances: list[float]) -> list[Scored]:
+    """Pictures by their true class and the probability of a crack."""
+    return [
+        scored(picture(truth, f"g{number}"), chance, (chance, 1 - chance))
+        for number, (truth, chance) in enumerate(zip(truths, chances, strict=True))
+    ]
+
+
+TRUTHS = [0] * 100 + [1] * 100
+CHANCES = np.concatenate([np.linspace(0.6, 0.9, 100), np.linspace(0.1, 0.4, 100)]).tolist()
+
+
+def changed(*numbers: int) -> list[float]:
+    chances = list(CHANCES)
+    for number in numbers:
+        chances[number] = 1 - chances[number]
+    return chances
+
+
+def test_the_same_scores_lose_nothing() -> None:
+    result = compare(judged(TRUTHS, CHANCES), judged(TRUTHS, CHANCES), CLASSES, HALF)
+    assert losses(result) == []
+    assert result.flips == ()
+    assert result.score_shift == 0
+    check_losses(result)
+
+
+def test_a_single_picture_is_no_loss_but_three_in_two_hundred_are() -> None:
+    before = judged(TRUTHS, CHANCES)
+    one = compare(before, judged(TRUTHS, changed(5)), CLASSES, HALF)
+    assert [(flip.number, flip.before, flip.after) for flip in one.flips] == [(5, "crack, not ok", "good, ok")]
+    assert losses(one) == []
+    few = judged(TRUTHS[96:104], CHANCES[96:104])
+    alone = compare(few, judged(TRUTHS[96:104], changed(96)[96:104]), CLASSES, HALF)
+    assert alone.after.accuracy == pytest.approx(7 / 8)
+    assert losses(alone) == []
+    three = compare(before, judged(TRUTHS, changed(5, 6, 150)), CLASSES, HALF)
+    assert three.flip_share == 0.015
+    found = losses(three)
+    assert "accuracy falls from 1.0000 to 0.9850, by more than 0.005" in found
+    assert "3 of 200 verdicts change, more than 1 %" in found
+    assert losses(three, metric_limit=0.1, flip_limit=0.02) == []
+    with pytest.raises(QuantizationLoss, match=r"--allow-regression"):
+        check_losses(three)
+    assert recalls(three.after) == {"crack": 0.98, "good": 0.99}
+    assert ("recall of good", 1.0, 0.99) in three.changes()
+    assert three.record()["figures"]["accuracy"] == {"float": 1.0, "int8": 0.985}
+
+
+def test_a_better_int8_model_is_no_loss() -> None:
+    result = compare(judged(TRUTHS, changed(5, 6)), judged(TRUTHS, CHANCES), CLASSES, HALF)
+    assert losses(result) == []
+    assert len(result.flips) == 2
