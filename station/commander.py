@@ -9,7 +9,7 @@ topic that the broker's access rules refuse must not stand in the way of what wa
 import logging
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 from uuid import UUID
@@ -116,9 +116,9 @@ class Commander:
         """Whether a command waits for its outcome: then `look` is to be called often."""
         return bool(self._pending)
 
-    def remember(self, responses: Mapping[UUID, Outgoing]) -> None:
+    def remember(self, answers: Iterable[Outgoing]) -> None:
         """Answers of a former run, oldest first: what was done then is not done again."""
-        for message in responses.values():
+        for message in answers:
             try:
                 response = wire.decode(Response, message.payload)
             except ProtocolError:

@@ -34,6 +34,16 @@ embedded = true
 # The oldest acknowledged verdicts go first when the journal is full.
 # max_bytes = 2_000_000_000
 # max_age_days = 30.0
+# What goes when even what was never delivered finds no room: least_valuable (ok, unknown, ng) or oldest.
+# drop_first = "least_valuable"
+
+[commands]
+# What the station may be told over MQTT: replay, pause, resume, snapshot, set-threshold, reload-bundle, acknowledge,
+# shelve. Who may publish it is for the broker's access rules to say.
+# allow = ["replay"]
+# replay_max_rows = 100_000
+# replay_rate_hz = 500.0
+# pause_max_s = 3600.0
 
 [evidence]
 # Pictures of ng, unknown and borderline frames and a sample of the ok ones, with their verdicts, below data_dir.

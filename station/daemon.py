@@ -24,7 +24,7 @@ from station import __version__, wire
 from station.accounting import FrameAccount
 from station.commander import Commander
 from station.control import CameraControl, Pause, fulfil
-from station.errors import ModelError
+from station.errors import ModelError, StorageError
 from station.faults import FaultBoard
 from station.ids import uuid7
 from station.mailbox import Mailbox
@@ -477,6 +477,10 @@ class Station:
             record=self._outbox.put,
             copy=self._publisher.copy,
         )
+        try:
+            commander.remember(commands.archive.answers())
+        except StorageError as exc:
+            logger.warning("%s; a command of a former run that comes again would be carried out again", exc)
         while not self._stopping.is_set():
             incoming = commands.requests.take(READ_TIMEOUT_S)
             if incoming is not None:

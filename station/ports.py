@@ -263,6 +263,13 @@ class Archive(Protocol):
             StorageError: the disk cannot be read.
         """
 
+    def answers(self) -> Sequence[Outgoing]:
+        """The newest responses to commands, oldest first; any thread.
+
+        Raises:
+            StorageError: the disk cannot be read.
+        """
+
 
 class EvidenceStore(Resource, Protocol):
     """Keeps pictures beside the verdicts, never in front of them."""

@@ -46,6 +46,9 @@ class JournalSettings(Section):
     """Size of the journal, at most; the oldest acknowledged rows go first."""
     max_age_days: float = Field(default=30.0, gt=0)
     """Acknowledged rows older than this are removed."""
+    drop_first: Literal["least_valuable", "oldest"] = "least_valuable"
+    """What goes when even what was never delivered finds no room, declared on `gap`. least_valuable: the oldest ok
+    verdicts, then unknown, then ng. oldest: the oldest verdicts, whatever they say."""
     readings_max_bytes: int = Field(default=500_000_000, ge=1_000_000)
     """Readings of all process groups, kept in a file of their own; the oldest go first."""
 

@@ -290,6 +290,17 @@ def test_what_is_dropped_undelivered_is_declared_exactly_ok_first_then_unknown_t
     assert sum(out.outcome is Outcome.NG for out in left) > sum(out.outcome is Outcome.UNKNOWN for out in left)
 
 
+def test_the_oldest_verdicts_can_go_first_whatever_they_say(path: Path, clock: FakeClock) -> None:
+    options = JournalSettings(max_bytes=1_000_000, drop_first="oldest")
+    with SqliteJournal(path, options, station="line-1", clock=clock) as journal:
+        for first in range(1, 2001, 50):
+            outcomes = [list(Outcome)[number % 3] for number in range(first, first + 50)]
+            journal.commit([message(first + n, outcome=outcome) for n, outcome in enumerate(outcomes)], ())
+        left = sequences([row.message for row in journal.pending(0, 10_000)])
+    assert left == list(range(left[0], 2001))
+    assert sum(gap.count or 0 for gap in gaps_in(path)) == left[0] - 1 > 0
+
+
 def test_acknowledged_rows_that_are_too_old_go_but_never_a_cameras_last_verdict(path: Path, clock: FakeClock) -> None:
     with SqliteJournal(path, JournalSettings(max_age_days=1), station="line-1", clock=clock) as journal:
         rows = journal.commit([message(number) for number in range(1, 101)], ())

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
 from mosquitto import Listener, Mosquitto, Received
 from requester import Requester
 from test_station import eventually, has_verdicts, historical, running, states, verdicts, write_pictures
@@ -196,3 +197,20 @@ def test_what_is_not_a_request_is_answered_with_the_reason_and_a_second_time_wit
             assert requester.answers[3].reason == "not a ReplayRequest: transaction: Field required"
             assert (requester.answers[4].verb, requester.answers[4].transaction) == ("fly", None)
             assert elsewhere.count == 1
+
+
+def test_a_restart_remembers_what_it_was_told_and_ignores_what_the_broker_retains(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Mosquitto(tmp_path) as broker, Requester(broker.port) as requester:
+        document = {"broker": {"port": broker.port}, **LIVE}
+        with running(tmp_path, document):
+            first = requester.ask("set-threshold", camera="c", threshold=0.9)
+        requester.send_bytes("pause", b'{"transaction": "r", "camera": "c", "duration_s": 9}', retain=True)
+        requester.send("set-threshold", transaction=first.transaction, camera="c", threshold=0.9)
+        with running(tmp_path, document) as station:
+            eventually(lambda: len(requester.answers) == 2)
+            eventually(lambda: "is ignored: it is retained by the broker" in caplog.text)
+            assert requester.answers == [first, first]
+            eventually(lambda: station.health().cameras["c"].account.judged > 3)
+            assert station.health().cameras["c"].account.skipped == {}

@@ -279,6 +279,21 @@ def find(path: Path, selection: Selection) -> list[ReplayResult.Stretch]:
         return found
 
 
+def latest_answers(path: Path, rows: int) -> list[Outgoing]:
+    """Give the responses to commands among the newest rows, oldest first; the journal may be in use.
+
+    Raises:
+        StorageError: the file cannot be read.
+    """
+    with _reading(path) as database:
+        found = database.execute(
+            f"SELECT {COLUMNS} FROM journal WHERE kind = 'command' AND row > (SELECT max(row) FROM journal) - ? "
+            "ORDER BY row",
+            (rows,),
+        ).fetchall()
+        return [outbox_row(content).message for content in found]
+
+
 def rescue(path: Path) -> Iterator[Outgoing | None]:
     """Give the messages of a damaged journal's outbox that can still be read and match their hash, None for the others.
 

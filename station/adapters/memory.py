@@ -83,6 +83,10 @@ class MemoryJournal:
             for (camera, epoch), numbers in found.items()
         ]
 
+    def answers(self) -> Sequence[Outgoing]:
+        """The responses to commands, oldest first."""
+        return [row.message for row in self._rows if row.message.kind == "command"]
+
     def begin_replays(self, stretches: Sequence[ReplayResult.Stretch]) -> None:
         """Note what is to be sent again.
 

@@ -34,6 +34,7 @@ from station.adapters._journal_file import (
     content_of,
     export,
     find,
+    latest_answers,
     outbox_row,
     pending_rows,
     pruned_digest,
@@ -80,6 +81,8 @@ RESCUE_ROWS = 500
 ROW_BYTES = 256
 """What a row takes beside its payload, roughly."""
 AGE_CHECK_EVERY_S = 60.0
+ANSWER_ROWS = 20_000
+"""Among this many newest rows the answers of a former run are looked for: a start must not read the whole file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,6 +368,14 @@ class SqliteJournal:
             found = self._database.execute(newest, (limit,)).fetchall()
         return [outbox_row(content) for content in reversed(found)]
 
+    def answers(self) -> Sequence[Outgoing]:
+        """The responses to commands among the newest rows, oldest first; any thread.
+
+        Raises:
+            StorageError: the file cannot be read.
+        """
+        return latest_answers(self._path, ANSWER_ROWS)
+
     def health(self) -> JournalHealth:
         """Figures for the `health` topic; taken from memory, cheap."""
         return JournalHealth(
@@ -516,10 +527,16 @@ class SqliteJournal:
         victims = self._removable(found)
         if victims:
             return True, self._remove(victims, now_s, declare=False)
-        for outcome in (Outcome.OK, Outcome.UNKNOWN, Outcome.NG):
+        verdicts = [RANKS[outcome] for outcome in (Outcome.OK, Outcome.UNKNOWN, Outcome.NG)]
+        for first, last in (
+            [(verdicts[0], verdicts[-1])]
+            if self._settings.drop_first == "oldest"
+            else [(rank, rank) for rank in verdicts]
+        ):
             with translated(self._path):
                 found = self._database.execute(
-                    "SELECT row FROM outbox WHERE rank = ? ORDER BY row LIMIT ?", (RANKS[outcome], self._prune_rows)
+                    "SELECT row FROM outbox WHERE rank BETWEEN ? AND ? ORDER BY row LIMIT ?",
+                    (first, last, self._prune_rows),
                 ).fetchall()
             victims = self._removable(found)
             if victims:
