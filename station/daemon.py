@@ -67,6 +67,8 @@ MODEL_RETRY_S = 2.0
 """How often a bundle that could not be used is tried again."""
 BROKER = "broker"
 """What a fault of the connection to the broker is called in `status`."""
+HEALTH_INTERVALS = 3
+"""`health` is valid for this many of its intervals."""
 LATENCY_WINDOW = 6_000
 """Newest latencies behind the percentiles in `health`: a minute at a hundred frames a second."""
 
@@ -527,7 +529,9 @@ class Station:
 
     def _publish_health(self) -> None:
         health = self.health()
-        self._publisher.retain(wire.health_topic(self._name), wire.encode(health))
+        # What is no longer valid must not be the first that a new subscriber sees.
+        expires_s = HEALTH_INTERVALS * self._settings.station.health_interval_s
+        self._publisher.retain(wire.health_topic(self._name), wire.encode(health), expires_s)
 
     def faults(self) -> tuple[Fault, ...]:
         """What is wrong now."""
@@ -555,7 +559,7 @@ class Station:
         return Health(
             station=self._name,
             at=now,
-            valid_until=now + timedelta(seconds=3 * self._settings.station.health_interval_s),
+            valid_until=now + timedelta(seconds=HEALTH_INTERVALS * self._settings.station.health_interval_s),
             uptime_s=round(self._clock.monotonic_s() - self._started_s, 3),
             cameras=cameras,
             journal=self._recorder.health,

@@ -297,8 +297,11 @@ class EvidenceStore(Resource, Protocol):
 class StateSink(Protocol):
     """Where the latest state of a thing is shown; keeps the newest only."""
 
-    def retain(self, topic: str, payload: bytes) -> None:
-        """Set a retained message: published now, and again after each reconnect."""
+    def retain(self, topic: str, payload: bytes, expires_s: float | None = None) -> None:
+        """Set a retained message: published now, and again after each reconnect.
+
+        With `expires_s` the broker forgets it after that time (MQTT 5, section 3.3.2.3.3).
+        """
 
 
 class Publisher(StateSink, Resource, Protocol):

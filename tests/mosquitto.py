@@ -105,6 +105,7 @@ class Received:
     historical: bool
     content_type: str | None
     at_s: float
+    expires_s: int | None = None
 
 
 class Listener:
@@ -173,6 +174,7 @@ class Listener:
             user.get("historical") == "true",
             getattr(message.properties, "ContentType", None),
             time.monotonic(),
+            getattr(message.properties, "MessageExpiryInterval", None),
         )
         with self._changed:
             self._received.append(received)

@@ -122,13 +122,16 @@ def test_retained_states_come_back_after_a_restart_of_the_broker(tmp_path: Path)
         line.publisher.retain("inspection/line-1/health", b"1")
         line.connected()
         line.publisher.retain(STATUS, b"online")
-        line.publisher.retain("inspection/line-1/health", b"2")
+        line.publisher.retain("inspection/line-1/health", b"2", expires_s=29.5)
         broker.kill()
         broker.start()
         wait_for(lambda: len(line.links) == 3)
         with Listener(broker.port) as listener:
             found = listener.wait_until(lambda messages: {one.payload for one in messages} >= {b"online", b"2"})
     assert b"1" not in {one.payload for one in found}
+    left_s = {one.payload: one.expires_s for one in found}
+    assert left_s[b"online"] is None
+    assert 0 < (left_s[b"2"] or 0) <= 30
     assert [link.connected for link in line.links] == [True, False, True]
 
 

@@ -259,7 +259,7 @@ def find(path: Path, selection: Selection) -> list[ReplayResult.Stretch]:
             ]
         else:
             stretches = database.execute(
-                "SELECT camera, epoch, min(sequence), max(sequence) FROM journal WHERE sequence IS NOT NULL "
+                "SELECT camera, epoch, min(sequence), max(sequence) FROM journal WHERE kind = 'verdict' "
                 "AND committed_at BETWEEN ? AND ? AND (?3 IS NULL OR camera = ?3) GROUP BY camera, epoch",
                 (selection.since_s, selection.until_s, selection.camera),
             ).fetchall()
@@ -267,7 +267,7 @@ def find(path: Path, selection: Selection) -> list[ReplayResult.Stretch]:
         for camera, epoch, first, last in stretches:
             lowest, highest, rows = database.execute(
                 "SELECT min(sequence), max(sequence), count(*) FROM journal "
-                "WHERE camera = ? AND epoch = ? AND sequence BETWEEN ? AND ?",
+                "WHERE camera = ? AND epoch = ? AND sequence BETWEEN ? AND ? AND kind = 'verdict'",
                 (camera, epoch, first, last),
             ).fetchone()
             if rows:

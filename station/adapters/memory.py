@@ -192,6 +192,6 @@ class MemoryPublisher:
         if self._link.connected:
             self.copies.append((topic, payload, correlation))
 
-    def retain(self, topic: str, payload: bytes) -> None:
-        """Keep the newest payload of the topic in `retained`."""
+    def retain(self, topic: str, payload: bytes, expires_s: float | None = None) -> None:  # noqa: ARG002
+        """Keep the newest payload of the topic in `retained`, for ever."""
         self.retained[topic] = payload

@@ -1,5 +1,6 @@
 """The Publisher port over MQTT 5: verdicts and gaps with QoS 1, retained states, last will."""
 
+import math
 import threading
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -57,7 +58,7 @@ class MqttPublisher:
     ) -> None:
         self._wake = wake
         self._tell = on_link
-        self._retained: dict[str, bytes] = {}
+        self._retained: dict[str, tuple[bytes, Properties]] = {}
         self._newest: dict[str, tuple[int, int]] = {}
         self._retaining = threading.Lock()
         self._rows: dict[int, int] = {}
@@ -121,7 +122,7 @@ class MqttPublisher:
             if place < self._newest.get(message.topic, (0, 0)):
                 return False
             self._newest[message.topic] = place
-            self._retained[message.topic] = message.payload
+            self._retained[message.topic] = message.payload, self._live
             return True
 
     def acknowledgements(self) -> Sequence[int]:
@@ -137,11 +138,15 @@ class MqttPublisher:
         self._adopted = link
         return link
 
-    def retain(self, topic: str, payload: bytes) -> None:
+    def retain(self, topic: str, payload: bytes, expires_s: float | None = None) -> None:
         """Set a retained message: published now if there is a connection, and again after each reconnect."""
+        properties = self._live
+        if expires_s is not None:
+            properties = _properties(historical=False)
+            properties.MessageExpiryInterval = math.ceil(expires_s)
         with self._retaining:
-            self._retained[topic] = payload
-            self._client.publish(topic, payload, retain=True, properties=self._live)
+            self._retained[topic] = payload, properties
+            self._client.publish(topic, payload, retain=True, properties=properties)
 
     def copy(self, topic: str, payload: bytes, correlation: bytes | None) -> None:
         """Send a message once, without a promise, with the correlation data of the one that it answers."""
@@ -152,8 +157,8 @@ class MqttPublisher:
 
     def _republish(self) -> None:
         with self._retaining:
-            for topic, payload in self._retained.items():
-                self._client.publish(topic, payload, retain=True, properties=self._live)
+            for topic, (payload, properties) in self._retained.items():
+                self._client.publish(topic, payload, retain=True, properties=properties)
         self._wake()
 
     def _changed(self, link: Link) -> None:

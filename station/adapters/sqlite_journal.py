@@ -326,7 +326,7 @@ class SqliteJournal:
             number, camera, epoch, following, last = stretch
             found = database.execute(
                 "SELECT row, sequence FROM journal WHERE camera = ? AND epoch = ? AND sequence BETWEEN ? AND ? "
-                "ORDER BY sequence LIMIT ?",
+                "AND kind = 'verdict' ORDER BY sequence LIMIT ?",
                 (camera, epoch, following, last, limit),
             ).fetchall()
             rows = [(row,) for row, _ in found]
