@@ -1,0 +1,147 @@
+"""What `station-export data` and `train` say and refuse before anything is trained."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from labelled_folders import write_classes, write_mask, write_pictures
+
+from export.__main__ import main
+from export.choice import choose
+from export.commands import train
+from export.dataset import read_dataset
+from export.samples import DatasetError
+
+
+def test_the_labels_pick_the_task(tmp_path: Path) -> None:
+    classes = read_dataset(write_classes(tmp_path / "classes", good=30, dent=30))
+    assert choose(classes).task == "classify"
+    assert "one of 2 classes" in choose(classes).why
+    assert choose(classes, "anomaly").task == "anomaly"
+    good = read_dataset(write_classes(tmp_path / "good_only", good=30))
+    assert choose(good).task == "anomaly"
+    assert "no defects to test with" in choose(good).problems[0].what
+    few = read_dataset(write_classes(tmp_path / "few", good=40, dent=4))
+    assert choose(few).task == "anomaly"
+    assert "too few" in choose(few).why
+    write_mask(tmp_path / "classes/dent/dent000_mask.png")
+    assert "masks show" in choose(read_dataset(tmp_path / "classes")).why
+
+
+@pytest.mark.parametrize(
+    ("counts", "task", "expected"),
+    [
+        ({"dent": 20}, None, r"all training pictures are of one class, dent; .*name the folder good .*add a second"),
+        ({"good": 20, "dent": 2}, "classify", r"2 pictures of dent that can be used; at least 3"),
+        ({"a": 20, "b": 20}, "anomaly", r"none of a, b says good; name it with --good"),
+        ({"a": 20, "b": 20}, "detect", r"--task detect needs labelled boxes"),
+        ({"good": 20}, "classify", r"all training pictures are of one class, good"),
+        ({"good": 8}, None, r"training pictures of good that can be used; at least 10"),
+    ],
+)
+def test_labels_that_do_not_serve_are_refused(
+    tmp_path: Path, counts: dict[str, int], task: str | None, expected: str
+) -> None:
+    dataset = read_dataset(write_classes(tmp_path / "data", **counts))
+    with pytest.raises(DatasetError, match=expected):
+        choose(dataset, task)  # type: ignore[arg-type]
+
+
+def boxes(folder: Path) -> Path:
+    write_pictures(folder, [f"{index}.png" for index in range(8)])
+    (folder / "classes.txt").write_text("dent\n", encoding="utf-8")
+    for index in range(8):
+        (folder / f"{index}.txt").write_text("0 0.5 0.5 0.5 0.5\n", encoding="utf-8")
+    return folder
+
+
+def test_data_tells_what_stands_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_classes(tmp_path / "parts", good=30, dent=20)
+    write_mask(folder / "dent/dent003_mask.png")
+    (folder / "good/broken.png").write_bytes(b"x")
+    assert main(["data", str(folder), "--sheet", str(tmp_path / "sheet.png"), "--of-each", "30"]) == 0
+    shown = capsys.readouterr().out
+    assert "folder per class, with masks, 50 pictures, 2 classes" in shown
+    assert "task: classify, since each picture has one of 2 classes" in shown
+    assert "error: good/broken.png: is not a whole picture; left out" in shown
+    sheet = cv2.imread(str(tmp_path / "sheet.png"))
+    assert sheet is not None
+    assert sheet.shape[0] == (5 + 4) * 254
+    # The mask's outline is the one thing in red.
+    assert ((sheet[..., 2] > 200) & (sheet[..., 1] < 50)).any()
+    assert main(["data", str(folder), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["task"] == "classify"
+    assert sum(told["pictures"].values()) == 50
+    assert told["problems"][0]["kind"] == "broken"
+
+
+def test_tables_that_data_writes_are_obeyed(tmp_path: Path) -> None:
+    folder = write_classes(tmp_path / "parts", good=30, dent=20)
+    before = read_dataset(folder)
+    tables = ["--groups", str(folder / "groups.csv"), "--splits", str(folder / "split.csv")]
+    assert main(["data", str(folder), *tables]) == 0
+    after = read_dataset(folder)
+    assert after.split_by == "split.csv"
+    assert after.grouped_by == "groups.csv"
+    for split, samples in before.splits.items():
+        assert [item.name for item in after.splits[split]] == [item.name for item in samples]
+
+
+def test_boxes_are_drawn(tmp_path: Path) -> None:
+    folder = boxes(tmp_path / "boxes")
+    assert main(["data", str(folder), "--sheet", str(tmp_path / "sheet.png"), "--of-each", "3"]) == 0
+    sheet = cv2.imread(str(tmp_path / "sheet.png"))
+    assert sheet is not None
+    tile = sheet[34:200, :224]
+    reds = np.argwhere((tile[..., 2] > 200) & (tile[..., 1] < 50) & (tile[..., 0] < 50))
+    # The box is the middle half of a picture that was enlarged to 220 px.
+    assert abs(reds[:, 1].max() - (4 + 165)) <= 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], "give one folder of labelled pictures"),
+        (["{data}", "--data", "elsewhere"], "give one folder of labelled pictures"),
+        (["{data}", "--out", "{data}/out"], "lies inside of"),
+        (["{data}", "--steps", "3", "--minutes", "1"], "--steps and --minutes: give one of them"),
+        (["{data}", "--good", "fine"], "has no class 'fine'"),
+        (["{data}/absent"], "is not a folder"),
+        (["{data}", "--task", "classify"], "--task classify needs a folder of pictures for each class"),
+        (["{data}", "--preset", "plain-a"], "--preset plain-a: detect has one network"),
+    ],
+)
+def test_wrong_use_says_what_to_do(
+    tmp_path: Path,
+    arguments: list[str],
+    expected: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = boxes(tmp_path / "data")
+    assert main(["train", *(word.format(data=folder) for word in arguments)]) == 1
+    error = capsys.readouterr().err
+    assert expected in error
+    assert len(error.strip().splitlines()) == 1
+
+
+def test_too_little_room_is_told_before_hours_are_spent(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "LEAST_FREE_BYTES", 1 << 62)
+    assert main(["train", str(boxes(tmp_path / "data")), "--out", str(tmp_path / "out")]) == 1
+    assert "MB free there" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_help_can_be_followed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    shown = capsys.readouterr().out
+    assert "station-export train DIR" in shown
+    for option in ("--minutes", "--task", "--preset", "--size", "--folds", "--out", "--seed", "--good"):
+        assert option in shown
