@@ -21,6 +21,7 @@ COMMANDS = {
     "doctor": "look at the configuration and at this machine, and say what to do",
     "support-bundle": "collect what someone far away needs to see in one file, secrets removed",
     "journal": "count, check, export or mend what a station has kept",
+    "readings": "show what the process channels were when a part was judged, or write them as a log",
     "inspect": "judge single pictures and write annotated ones",
     "watch": "subscribe to a broker and print each verdict as it arrives",
     "bench": "measure the whole path against a bare inference loop",

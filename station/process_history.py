@@ -78,5 +78,5 @@ def _state(moment: Moment | None, past: _Past, wanted_s: float) -> ProcessState:
         risk=None if moment.risk is None else round(moment.risk, 6),
         alarms=moment.alarms,
         as_of=datetime.fromtimestamp(moment.at_s, UTC),
-        complete=wanted_s - moment.at_s < past.step_s + _SLACK_S,
+        complete=wanted_s - moment.at_s < past.step_s - _SLACK_S,
     )
