@@ -21,7 +21,7 @@ class Request:
         size_px: input size that was asked for; None leaves it to the task.
         preset: network that was asked for; None leaves it to the task.
         options: the task's own knobs that were given, by the name of their option.
-        say: takes lines for people.
+        say: takes lines for people; one with "min left" is progress, and on a terminal the next takes its place.
     """
 
     dataset: Dataset

@@ -122,6 +122,7 @@ def test_what_cannot_be_used_is_listed(tmp_path: Path) -> None:
     (tmp_path / "nothing").mkdir()
     write_mask(tmp_path / "bad/bad000_mask.png", width=10)
     dataset = read_dataset(tmp_path)
+    assert dataset.labels == ("bad", "good")
     listed = {problem.file: (problem.kind, problem.severity) for problem in dataset.problems}
     assert listed == {
         "good/empty.png": ("empty", "error"),
@@ -150,6 +151,16 @@ def test_nothing_that_can_be_used_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "good/x.png").write_bytes(b"x")
     with pytest.raises(DatasetError, match=r"holds no picture that can be used; the first problem: error: "):
         read_dataset(tmp_path)
+
+
+def test_a_list_of_names_does_not_make_yolo(tmp_path: Path) -> None:
+    write_classes(tmp_path, good=5, bad=5)
+    (tmp_path / "classes.txt").write_text("good\nbad\n", encoding="utf-8")
+    (tmp_path / "notes.txt").write_text("taken on a Monday\n", encoding="utf-8")
+    (tmp_path / "old.bundle").write_bytes(b"")
+    dataset = read_dataset(tmp_path)
+    assert dataset.layout == "folder per class"
+    assert len(dataset.samples) == 10
 
 
 def test_pictures_are_upright_and_eight_bits(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What `station-export data` and `train` say and refuse before anything is trained."""
 
+import io
 import json
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from export.choice import choose
 from export.commands import train
 from export.dataset import read_dataset
 from export.samples import DatasetError
+from export.teller import Teller
 
 
 def test_the_labels_pick_the_task(tmp_path: Path) -> None:
@@ -136,6 +138,28 @@ def test_too_little_room_is_told_before_hours_are_spent(
     assert main(["train", str(boxes(tmp_path / "data")), "--out", str(tmp_path / "out")]) == 1
     assert "MB free there" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_is_one_line_where_somebody_watches() -> None:
+    seconds = iter([0.0, 30.0, 90.0])
+    terminal = Terminal()
+    tell = Teller(60.0, terminal, lambda: next(seconds))
+    for line in ("network: lite0", "step 1: 1.0 min left", "step 2: 0.5 min left", "step 3: 0.0 min left", "done"):
+        tell(line)
+    tell.close()
+    first, second, third = terminal.getvalue().split("\n")[1].split("\x1b[K")[:3]
+    assert terminal.getvalue().startswith("network: lite0\n\r")
+    assert terminal.getvalue().endswith("\x1b[K\ndone\n")
+    assert (first.count("█"), second.count("█"), third.count("█")) == (0, 12, 24)
+    assert "50 % step 2" in second
+    log = io.StringIO()
+    Teller(60.0, log)("step 1: 1.0 min left")
+    assert log.getvalue() == "step 1: 1.0 min left\n"
 
 
 def test_help_can_be_followed(capsys: pytest.CaptureFixture[str]) -> None:

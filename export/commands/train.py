@@ -34,6 +34,7 @@ from export.files import write_whole
 from export.request import Request
 from export.samples import Dataset, DatasetError
 from export.summary import describe, describe_problems
+from export.teller import Teller
 
 TRAINERS: dict[Task, str] = {
     "detect": "export.commands.train_detect",
@@ -153,6 +154,7 @@ def run(arguments: argparse.Namespace) -> int:
     if minutes and arguments.folds:
         minutes /= arguments.folds + 1
         _say(f"folds: {arguments.folds} trainings and the final one, {minutes:.1f} minutes each")
+    tell = Teller(60 * minutes if minutes else None)
     request = Request(
         dataset=dataset,
         out=out,
@@ -163,7 +165,7 @@ def run(arguments: argparse.Namespace) -> int:
         size_px=arguments.size,
         preset=arguments.preset,
         options=options,
-        say=_say,
+        say=tell,
     )
     train = _trainer(choice.task)
     try:
@@ -173,6 +175,7 @@ def run(arguments: argparse.Namespace) -> int:
                 _say(f"  {name}: {spread['mean']:.4f} ± {spread['deviation']:.4f}")
         bundle = train(request)
     except KeyboardInterrupt:
+        tell.close()
         sys.stderr.write("stopped; the same command goes on from here\n")
         raise
     except OSError as exc:

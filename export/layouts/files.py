@@ -41,7 +41,8 @@ def walk(root: Path, *, skip: Sequence[Path] = ()) -> Iterator[Path]:
 
     for folder, folders, files in os.walk(root, followlinks=True, onerror=refused):
         real = os.path.realpath(folder)
-        if real in seen or any(file.endswith(".bundle") for file in files):
+        result = Path(folder) != root and any(file.endswith(".bundle") for file in files)
+        if real in seen or result:
             folders.clear()
             continue
         seen.add(real)

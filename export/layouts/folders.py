@@ -123,7 +123,7 @@ def read(root: Path) -> Listing:
     split_folders = _split_folders(root)
     classes = list(_class_folders(root, split_folders, mask_folders))
     problems = list(_unlabelled(root, split_folders))
-    labels = tuple(sorted({label for label, _, _ in classes}))
+    labels = tuple(sorted({label for label, _, folder in classes if has_pictures(folder)}))
     if not labels:
         raise DatasetError(f"{root}: holds no folder of pictures for a class; put each class into a folder of its own")
     samples: list[Sample] = []

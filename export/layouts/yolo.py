@@ -48,13 +48,12 @@ class Description:
 
 
 def recognize(root: Path) -> bool:
-    """Whether a folder has YOLO's YAML file, its list of names, or a folder `labels` of text files beside pictures."""
-    if _yaml_file(root) or _names_file(root):
-        return True
+    """Whether text files hold labels: beside a YAML file with names or a list of names, or in a folder `labels`."""
+    named = bool(_yaml_file(root) or _names_file(root))
     return any(
-        path.parent.name.lower() == "labels" or "labels" in path.relative_to(root).parts
+        (named or "labels" in (part.lower() for part in path.relative_to(root).parts[:-1])) and _is_label(path)
         for path in walk(root)
-        if path.suffix.lower() == ".txt"
+        if path.suffix.lower() == ".txt" and path.name not in NAMES_FILES
     )
 
 
