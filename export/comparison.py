@@ -158,16 +158,3 @@ def losses(comparison: Comparison, metric_limit: float = METRIC_LIMIT, flip_limi
             f"{len(comparison.flips)} of {comparison.after.pictures} verdicts change, more than {100 * flip_limit:g} %"
         )
     return found
-
-
-def check_losses(comparison: Comparison, metric_limit: float = METRIC_LIMIT, flip_limit: float = FLIP_LIMIT) -> None:
-    """Refuse a quantization that costs too much.
-
-    Raises:
-        QuantizationLoss: see `losses`.
-    """
-    if found := losses(comparison, metric_limit, flip_limit):
-        raise QuantizationLoss(
-            f"the int8 model is worse than the float one: {'; '.join(found)}; train longer or calibrate on more "
-            "pictures, or accept it with --allow-regression"
-        )

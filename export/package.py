@@ -101,14 +101,19 @@ class Draft:
             members={},
         )
 
-    def deployed(self, created_at: datetime) -> LitertModel:
+    def deployed(self, created_at: datetime, *, heatmap: bool = False) -> LitertModel:
         """The model in the deployed runtime, before its bundle exists.
+
+        Args:
+            created_at: of the bundle.
+            heatmap: whether it returns the map as well.
 
         Raises:
             BundleError: the runtime does not take it.
         """
         digest = hashlib.sha256(self.model).hexdigest()
-        return LitertModel(Bundle(self.manifest(created_at), self.model, {}, digest, self.name, self.extra))
+        bundle = Bundle(self.manifest(created_at), self.model, {}, digest, self.name, self.extra)
+        return LitertModel(bundle, heatmap=heatmap)
 
 
 def detector_preprocessing(channels: int) -> Preprocessing:

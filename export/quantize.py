@@ -5,6 +5,7 @@ import io
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 import keras
 import numpy as np
@@ -69,14 +70,8 @@ def quantize(network: keras.Model, pictures: Sequence[tuple[Pixels, ...]], prepr
     """
     if not pictures:
         raise DatasetError("there are no pictures to calibrate the quantization on")
-    multiple = preprocessing.multiple_px
-    height, width = (-(-edge // multiple) * multiple for edge in pictures[0][0].shape[:2])
+    height, width = padded_size(pictures[0][0], preprocessing)
     names = INPUT_NAMES[: len(pictures[0])]
-    sources = [keras.Input((height, width, preprocessing.channels), batch_size=1, name=name) for name in names]
-    outputs = network(sources if len(sources) > 1 else sources[0], training=False)
-    serving = keras.Model(
-        sources if len(sources) > 1 else sources[0], dict(zip(OUTPUT_NAMES["detect"], outputs, strict=True))
-    )
 
     def representative() -> Iterator[tuple[str, dict[str, np.ndarray]]]:
         for together in pictures:
@@ -90,7 +85,25 @@ def quantize(network: keras.Model, pictures: Sequence[tuple[Pixels, ...]], prepr
                 inputs[name] = tensor[None].astype(np.float32) / np.float32(255)
             yield "serving_default", inputs
 
-    return convert(serving, representative)
+    return convert(serving_network(network, (height, width), names, preprocessing.channels), representative)
+
+
+def padded_size(pixels: Pixels, preprocessing: Preprocessing) -> tuple[int, int]:
+    """Height and width of a picture, padded as the bundle wants it."""
+    multiple = preprocessing.multiple_px
+    height, width = (-(-edge // multiple) * multiple for edge in pixels.shape[:2])
+    return height, width
+
+
+def serving_network(
+    network: keras.Model, size: tuple[int, int], names: Sequence[str], channels: Literal[1, 3]
+) -> keras.Model:
+    """The detector for one input size (height, width), one picture at a time, its outputs by name."""
+    sources = [keras.Input((*size, channels), batch_size=1, name=name) for name in names]
+    outputs = network(sources if len(sources) > 1 else sources[0], training=False)
+    return keras.Model(
+        sources if len(sources) > 1 else sources[0], dict(zip(OUTPUT_NAMES["detect"], outputs, strict=True))
+    )
 
 
 def convert(serving: keras.Model, representative: Callable[[], Iterator[tuple[str, dict[str, np.ndarray]]]]) -> bytes:

@@ -16,6 +16,7 @@ from export.comparison import Comparison, losses, verdict
 from export.dataset import SPLITS, Dataset, Sample
 from export.evaluate import Scored, corners, match
 from export.evaluation import Evaluation, picture_score, score_floor
+from export.files import write_whole
 from export.metrics import Interval, clopper_pearson
 from export.page import escape
 from export.thresholds import Counts, options, percent
@@ -26,6 +27,8 @@ from station.messages import Defect, Scores
 
 REPORT = "report.html"
 METRICS = "metrics.json"
+"""Its keys are SPLIT_int8 and SPLIT_float, as in the manifest."""
+
 PICTURES = "report"
 
 MOST_MISTAKES = 12
@@ -110,12 +113,12 @@ def write_report(folder: Path, report: Report) -> Path:
     """
     pictures: dict[str, bytes] = {}
     text = page.document(f"{report.manifest.name} {report.manifest.version}: report", _body(report, pictures))
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / PICTURES).mkdir(exist_ok=True)
+    for stale in (folder / PICTURES).glob("*.png"):
+        stale.unlink()
     for name, png in pictures.items():
-        _write(folder / PICTURES / name, png)
-    _write(folder / METRICS, (json.dumps(metrics_record(report), indent=2) + "\n").encode())
-    _write(folder / REPORT, text.encode())
+        write_whole(folder / PICTURES / name, png)
+    write_whole(folder / METRICS, (json.dumps(metrics_record(report), indent=2) + "\n").encode())
+    write_whole(folder / REPORT, text.encode())
     return folder / REPORT
 
 
@@ -131,22 +134,16 @@ def metrics_record(report: Report) -> dict[str, Any]:
         "chosen_on": manifest.thresholds.chosen_on,
         "split": report.split,
         **report.further,
-        "int8": report.evaluation.record(),
+        f"{report.split}_int8": report.evaluation.record(),
     }
     if report.comparison is not None:
-        record["float"] = report.comparison.before.record()
+        record[f"{report.split}_float"] = report.comparison.before.record()
         record["comparison"] = report.comparison.record() | {"losses": losses(report.comparison)}
     if report.folds:
         record["folds"] = [dict(fold) for fold in report.folds]
     if report.others:
         record["others"] = {name: dict(values) for name, values in report.others.items()}
     return record | {"warnings": list(report.warnings)}
-
-
-def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f"{path.name}.part")
-    temporary.write_bytes(content)
-    temporary.replace(path)
 
 
 def _body(report: Report, pictures: dict[str, bytes]) -> str:

@@ -21,6 +21,7 @@ class Request:
         size_px: input size that was asked for; None leaves it to the task.
         preset: network that was asked for; None leaves it to the task.
         options: the task's own knobs that were given, by the name of their option.
+        allow_regression: write the bundle even if its int8 model is worse than the float one by more than the limits.
         say: takes lines for people; one with "min left" is progress, and on a terminal the next takes its place.
     """
 
@@ -33,4 +34,5 @@ class Request:
     size_px: int | None = None
     preset: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    allow_regression: bool = False
     say: Callable[[str], None] = print

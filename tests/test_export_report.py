@@ -156,8 +156,8 @@ def test_pictures_and_metrics_lie_beside_the_page(folder: Path, manifest: Manife
     for name in names:
         assert cv2.imread(str(tmp_path / "report" / name)) is not None
     record = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
-    assert record["int8"]["good_rejected"] == 1
-    assert record["int8"]["bad_missed"] == 1
+    assert record["test_int8"]["good_rejected"] == 1
+    assert record["test_int8"]["bad_missed"] == 1
     assert record["validation_int8"] == {"accuracy": 0.5}
     assert record["comparison"]["layers_sqnr_db"] == {"first": 31.5, "second": 9.2}
     assert record["folds"][1]["auroc"] == 0.85

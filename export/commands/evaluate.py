@@ -45,9 +45,8 @@ def run(arguments: argparse.Namespace) -> int:
     manifest = bundle.manifest
     dataset = for_bundle(manifest, read_dataset(arguments.data))
     samples = pictures_of(dataset, arguments.split)
-    # The map is only needed where masks say whether it points at the defect, and for the pictures of a report.
-    wants_map = arguments.report is not None or any(sample.mask for sample in samples)
-    model = load_model(bundle, arguments.threads, heatmap=wants_map)
+    # The map takes time that the station does not spend; the figures need it only where there are masks.
+    model = load_model(bundle, arguments.threads, heatmap=any(sample.mask for sample in samples))
     channels = manifest.preprocessing.channels
     scored = score_samples(
         model, samples, dataset.labels, channels, ProgressLine("scoring"), compares=manifest.compares
@@ -55,6 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     result = evaluate(scored, task_of(manifest, dataset), manifest.thresholds)
     warnings = list(overlap_warning(count_trained_on(manifest, dataset, samples), len(samples)))
     if arguments.report is not None:
+        shown = load_model(bundle, arguments.threads, heatmap=True)
         path = write_report(
             arguments.report,
             Report(
@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
                 split=arguments.split,
                 scored=scored,
                 evaluation=result,
-                explain=lambda sample: rescore(model, sample, channels, compares=manifest.compares),
+                explain=lambda sample: rescore(shown, sample, channels, compares=manifest.compares),
                 warnings=warnings,
                 configuration=manifest.configuration,
             ),

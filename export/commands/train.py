@@ -10,7 +10,8 @@ of part (for example good, scratch, dent); the README shows all forms as small t
   3. Most pictures train (train). Some choose the threshold (validation). Some are kept for the figures (test) and are
      never looked at before.
   4. The network is trained within --minutes, turned into whole numbers (int8), and measured as it will be deployed.
-  5. The folder OUT receives NAME.bundle, metrics.json and split.csv (which picture was used for what).
+  5. The folder OUT receives NAME.bundle, report.html (look at it), metrics.json and split.csv (which picture was used
+     for what).
 
 Ctrl-C stops at any time; the same command goes on where it stopped. Look at the data first: station-export data DIR.
 Then try the result: station inspect DIR/... --bundle OUT/NAME.bundle --out marked.
@@ -79,6 +80,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of weights and augmentation (default: %(default)s)")
     parser.add_argument("--name", help="of the bundle and its file (default: detector, classifier or anomaly)")
     parser.add_argument("--version", default="1", help="of the bundle (default: %(default)s)")
+    parser.add_argument(
+        "--allow-regression",
+        action="store_true",
+        help="write the bundle even if its int8 model is worse than the float one by more than 0.005 of a headline "
+        "figure or in more than 1 %% of the verdicts",
+    )
     detect = parser.add_argument_group("detect", "knobs of the detector, for those who know what they want")
     detect.add_argument("--steps", type=_positive_int, metavar="N", help="length of the run instead of --minutes")
     detect.add_argument("--batch", type=_positive_int, help="crops a step")
@@ -165,6 +172,7 @@ def run(arguments: argparse.Namespace) -> int:
         size_px=arguments.size,
         preset=arguments.preset,
         options=options,
+        allow_regression=arguments.allow_regression,
         say=tell,
     )
     train = _trainer(choice.task)
@@ -184,7 +192,8 @@ def run(arguments: argparse.Namespace) -> int:
                 f"{out}: the disk is full; make room and give the same command again: it goes on"
             ) from exc
         raise
-    _say(f"\ndone: {bundle}\ntry it: station inspect PICTURES --bundle {bundle} --out marked")
+    _say(f"\ndone: {bundle}\nlook at: {out / 'report.html'}")
+    _say(f"try it: station inspect PICTURES --bundle {bundle} --out marked")
     return 0
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from export.augment import Augmentation
 from export.cnn import DetectorWidths
 from export.commands.package import write_from
+from export.finish import Demands
 from export.request import Request
 from export.samples import Dataset, DatasetError
 from export.train_cnn import TrainingKnobs, train_detector
@@ -61,6 +62,7 @@ def train(request: Request) -> Path:
         request.version,
         request.say,
         calibration_folder=given.get("calibration"),
+        demands=Demands(allow_regression=request.allow_regression),
     )
 
 
