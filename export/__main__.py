@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -35,6 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND")
     parser.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help=argparse.SUPPRESS)
     chosen = parser.parse_args(arguments)
+    # TensorFlow tells which instructions the processor has; its errors still come through.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # Only the chosen command is imported: TensorFlow alone takes five seconds, and not every command needs it.
     command = importlib.import_module(f"export.commands.{chosen.command.replace('-', '_')}")
     command_parser = argparse.ArgumentParser(

@@ -224,7 +224,7 @@ def _split(listing: Listing, samples: Sequence[Sample], seed: int) -> tuple[dict
     if table.is_file():
         given, folds = parse_splits(table, read_table(table, "split", samples, listing.root))
         split_by = f"{SPLIT_FILE}, fold numbers" if folds else SPLIT_FILE
-    elif listing.splits:
+    elif set(listing.splits.values()) - {"train"}:
         given = {sample.name: listing.splits[sample.name] for sample in samples}
         split_by = "the folder's own lists" if listing.grouped else "the folder's own train, validation and test"
     else:

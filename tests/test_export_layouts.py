@@ -83,6 +83,13 @@ def test_folders_for_the_splits_are_obeyed(tmp_path: Path) -> None:
         read_dataset(tmp_path)
 
 
+def test_a_train_folder_alone_is_no_split(tmp_path: Path) -> None:
+    write_classes(tmp_path / "train", good=20, bad=20)
+    dataset = read_dataset(tmp_path)
+    assert all(dataset.splits.values())
+    assert dataset.split_by.startswith("drawn")
+
+
 def test_the_layout_of_mvtec(tmp_path: Path) -> None:
     write_classes(tmp_path / "train", good=20)
     write_classes(tmp_path / "test", good=4, crack=3)
