@@ -1,6 +1,7 @@
 """A verdict as one line for people, readable from two metres: outcome first, in words as well as in colour."""
 
 from station.messages import Outcome, Verdict
+from station.process_messages import Alarm, ChannelPart
 
 _COLOURS = {Outcome.OK: "\x1b[32m", Outcome.NG: "\x1b[1;97;41m", Outcome.UNKNOWN: "\x1b[1;30;43m"}
 _PLAIN = "\x1b[0m"
@@ -29,6 +30,26 @@ def verdict_line(verdict: Verdict, latency_ms: float, *, colour: bool, historica
         if shown
     )
     return f"{word}  {when}  {place}  {latency_ms:7.1f} ms  {_what(verdict)}{marks}".rstrip()
+
+
+def alarm_line(alarm: Alarm, *, colour: bool) -> str:
+    """Return one line without a line break on a transition of a process alarm."""
+    word = " ALARM  " if alarm.active else " over   "
+    if colour and alarm.active:
+        word = f"{_COLOURS[Outcome.UNKNOWN]}{word}{_PLAIN}"
+    when = alarm.at.astimezone().strftime("%H:%M:%S.%f")[:-3]
+    value = "" if alarm.value is None else f" {alarm.value:.2f}"
+    parts = "; ".join(_part(part) for part in alarm.top)
+    return (
+        f"{word}  {when}  {alarm.group} {alarm.alarm}: {alarm.watches}{value}, limit {alarm.limit:g}; {parts}".rstrip(
+            "; "
+        )
+    )
+
+
+def _part(part: ChannelPart) -> str:
+    actual = part.quality.value if part.actual is None else f"{part.actual:.4g} {part.unit}".rstrip()
+    return f"{part.channel} {actual}" + ("" if part.expected is None else f" (expected {part.expected:.4g})")
 
 
 def _what(verdict: Verdict) -> str:

@@ -102,6 +102,7 @@ class _Group:
     live: bool
     observer: Observer
     known: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    connected: set[str] = field(default_factory=set)
     loaded: bool = False
     retry_at_s: float = 0.0
     save_at_s: float = 0.0
@@ -304,7 +305,7 @@ class ProcessLines:
                     return
                 self._hand_on(group, observation)
                 item.answer.put(observation.alarms[0])
-            case Readings() | SourceEvent() if item.source in group.known:
+            case Readings() | SourceEvent() if item.source in group.connected:
                 self._hand_on(group, group.observer.observe(item))
 
     def _hand_on(self, group: _Group, observation: Observation) -> None:
@@ -347,13 +348,16 @@ class ProcessLines:
             self._publisher.retain(topic, wire.encode(alarm))
 
     def _connect(self, group: _Group) -> None:
-        try:
-            for source, points in group.known.items():
+        """Lead each source's points to their channels; the channels of a source that lacks one stay missing."""
+        fault: str | None = None
+        group.connected.clear()
+        for source, points in group.known.items():
+            try:
                 group.observer.window.connect(source, points)
-        except ConfigurationError as exc:
-            self._faults.set(f"process {group.name}", str(exc))
-        else:
-            self._faults.set(f"process {group.name}", None)
+                group.connected.add(source)
+            except ConfigurationError as exc:
+                fault = str(exc)
+        self._faults.set(f"process {group.name}", fault)
 
     # Its bundle and what it remembers
 

@@ -24,6 +24,8 @@ from station.section import FilePath, Fraction, Section
 from station.sensor_settings import REPLAYED, MqttSensors, SensorSettings
 
 ENVIRONMENT_PREFIX = "STATION_"
+SHIPPED_PROCESS_BUNDLE = Path(__file__).parent / "bundles" / "process.bundle"
+"""Trained on logs of the simulated oven and press only; see calibration/README.md."""
 SHIPPED_BUNDLE = Path(__file__).parent / "bundles" / "boards.bundle"
 """Trained on rendered boards only; see calibration/README.md."""
 

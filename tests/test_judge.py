@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from station.judge import INCOMPLETE, above_threshold, judge, unjudged
+from station.judge import INCOMPLETE, above_threshold, judge, stricter, unjudged
 from station.manifest import Thresholds
 from station.messages import Box, Defect, Outcome, Reason, Scores
 
@@ -75,3 +75,10 @@ def test_in_the_band_below_the_threshold_a_picture_is_unknown() -> None:
         assert judgement.outcome is outcome
         assert judgement.score == score
         assert (judgement.reasons == (Reason.UNSURE,)) == (outcome is Outcome.UNKNOWN)
+
+
+def test_stricter_thresholds_lower_what_stands_above_the_limit_only() -> None:
+    own = Thresholds(default=0.6, per_class={"open": 0.2, "short": 0.8}, chosen_on="counts")
+    strict = stricter(own, 0.4)
+    assert (strict.default, strict.per_class) == (0.4, {"open": 0.2, "short": 0.4})
+    assert stricter(own, 0.9) == own

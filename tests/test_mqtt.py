@@ -23,7 +23,8 @@ from station.adapters.mqtt_publisher import MqttPublisher
 from station.adapters.system_clock import SystemClock
 from station.broker_settings import BrokerSettings, TlsSettings
 from station.errors import ConfigurationError, ProtocolError
-from station.messages import Link, OutboxRow
+from station.ids import uuid7
+from station.messages import Link, OutboxRow, Outgoing
 
 STATUS = "inspection/line-1/status"
 OFFLINE = b'{"status":"offline"}'
@@ -408,3 +409,29 @@ def test_a_subscriber_that_was_away_gets_all_that_the_embedded_broker_took() -> 
     assert [one.payload.split(b'"sequence":')[1].split(b",")[0] for one in received] == [
         str(number).encode() for number in range(1, 501)
     ]
+
+
+# Alarms
+
+
+def alarm(sequence: int, topic: str = "inspection/line-1/process/oven/alarm/drift") -> OutboxRow:
+    payload = str(sequence).encode()
+    return OutboxRow(sequence, 0.0, Outgoing(uuid7(sequence), "alarm", topic, payload, epoch=1, sequence=sequence))
+
+
+def test_the_newest_transition_of_an_alarm_is_retained_whatever_comes_from_the_backlog(tmp_path: Path) -> None:
+    with Mosquitto(tmp_path) as broker, Listener(broker.port) as listener, bench(broker.port) as line:
+        line.publisher.retain(alarm(1).message.topic, b"at the start")
+        line.connected()
+        for number, historical in ((5, False), (3, True), (4, True), (6, True)):
+            assert line.publisher.send(alarm(number), historical=historical)
+        wait_for(lambda: line.has_acknowledged(3, 4, 5, 6))
+        listener.wait_until(lambda messages: len(messages) == 5)
+        with Listener(broker.port) as late:
+            (retained,) = late.wait_until(lambda messages: len(messages) == 1)
+        broker.kill()
+        broker.start()
+        wait_for(lambda: len(line.links) == 3)
+        with Listener(broker.port) as later:
+            (again,) = later.wait_until(lambda messages: len(messages) == 1)
+    assert (retained.payload, again.payload) == (b"6", b"6")

@@ -24,6 +24,11 @@ SLICE_LINES = 32
 _STEP_LINES = FRAME_LINES - OVERLAP_LINES
 
 
+def risen_from_line(rise_after_s: float, rate_fps: float) -> int:
+    """The line of the web that passes the camera so long after it was opened."""
+    return round(rise_after_s * rate_fps * _STEP_LINES)
+
+
 class SimulatedLine:
     """Slices of the web of one seed.
 
@@ -66,7 +71,7 @@ class SimulatedLine:
         self._defect_share = defect_share
         self._slice_lines = slice_lines
         self._lines_per_s = rate_fps * _STEP_LINES
-        self._rise = (round(rise[0] * self._lines_per_s), rise[1]) if rise else None
+        self._rise = (risen_from_line(rise[0], rate_fps), rise[1]) if rise else None
         self._web: Web | None = None
         self._line = 0
         self._opened_s = 0.0
