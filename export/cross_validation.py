@@ -14,6 +14,8 @@ from export.splits import VALIDATION_SHARE, Fold, draw_splits, folds
 
 RECORD = "cross_validation.json"
 METRICS = "metrics.json"
+ASKED = "folds.json"
+"""What the folds in the folder were asked for: those of another training are not taken for these."""
 
 
 def cross_validate(
@@ -26,8 +28,10 @@ def cross_validate(
         The same stands with each fold's figures in `OUT/cross_validation.json`.
 
     Raises:
-        DatasetError: the folds cannot be made, or a training cannot use its part.
+        DatasetError: the folds cannot be made, the folder holds folds of another training, or a training cannot use
+            its part.
     """
+    _settle(request, count)
     results: list[Mapping[str, float]] = []
     for fold in folds(request.dataset, count, split_seed):
         out = request.out / f"fold-{fold.number}"
@@ -41,6 +45,24 @@ def cross_validate(
     content = {"folds": count, "summary": summary, "test_int8": results}
     write_whole(request.out / RECORD, (json.dumps(content, indent=2) + "\n").encode())
     return summary
+
+
+def _settle(request: Request, count: int) -> None:
+    asked = {
+        "folds": count,
+        "seed": request.seed,
+        "size_px": request.size_px,
+        "preset": request.preset,
+        "options": {name: str(value) for name, value in sorted(request.options.items())},
+    }
+    path = request.out / ASKED
+    content = (json.dumps(asked, indent=2) + "\n").encode()
+    if path.is_file() and path.read_bytes() != content:
+        raise DatasetError(
+            f"{request.out}: holds folds of a training with other options ({ASKED}); give the same ones, or another "
+            "folder for --out"
+        )
+    write_whole(path, content)
 
 
 def _part(dataset: Dataset, fold: Fold, seed: int) -> Dataset:

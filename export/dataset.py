@@ -6,7 +6,7 @@ for another layout is a module in `export.layouts`, added to `_list_samples`. Pi
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,7 +67,12 @@ _BY_SEVERITY = ("error", "warning", "note")
 
 
 def read_dataset(
-    root: Path, *, good_label: str | None = None, seed: int = 0, group_look_alikes: bool = True
+    root: Path,
+    *,
+    good_label: str | None = None,
+    seed: int = 0,
+    group_look_alikes: bool = True,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Dataset:
     """Recognize the layout of a folder, read its labels, look at every picture, and split.
 
@@ -76,6 +81,7 @@ def read_dataset(
         good_label: name of the class without defects; None finds it by its name (`is_good_name`).
         seed: of the split, where the folder gives none.
         group_look_alikes: put pictures that look alike into one group where nothing else gives groups.
+        progress: told how many pictures have been looked at, and of how many.
 
     Raises:
         DatasetError: the folder or a file is missing, the layout is unknown, a line cannot be read, or nothing is
@@ -84,7 +90,7 @@ def read_dataset(
     if not root.is_dir():
         raise DatasetError(f"{root}: is not a folder")
     listing = _list_samples(root)
-    seen = scan(listing)
+    seen = scan(listing, progress)
     if not seen.samples:
         raise DatasetError(f"{root}: holds no picture that can be used{_first_of(seen.problems)}")
     problems = [*listing.problems, *seen.problems]

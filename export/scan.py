@@ -1,7 +1,7 @@
 """Look at every picture of a listing once: can it be read, how large is it, does its mask fit, is it there twice."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -47,10 +47,14 @@ class _Seen:
     problems: Sequence[Problem]
 
 
-def scan(listing: Listing) -> Scan:
+def scan(listing: Listing, progress: Callable[[int, int], None] | None = None) -> Scan:
     """Decode every picture and mask; leave out what cannot be used, and cut boxes to their pictures."""
+    seen: list[_Seen] = []
     with ThreadPoolExecutor(WORKERS, thread_name_prefix="look-at-pictures") as pool:
-        seen = list(pool.map(lambda sample: _look(sample, listing), listing.samples))
+        for item in pool.map(lambda sample: _look(sample, listing), listing.samples):
+            seen.append(item)
+            if progress is not None:
+                progress(len(seen), len(listing.samples))
     facts = {item.sample.name: item.facts for item in seen if item.facts is not None}
     problems = [problem for item in seen for problem in item.problems]
     usable = [item.sample for item in seen if item.facts is not None]

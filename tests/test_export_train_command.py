@@ -140,6 +140,14 @@ def test_too_little_room_is_told_before_hours_are_spent(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_training_on_another_split_is_not_gone_on_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, out = boxes(tmp_path / "data"), tmp_path / "out"
+    out.mkdir()
+    (out / "split.csv").write_text("file,split,group\n0.png,test,0.png\n", encoding="utf-8")
+    assert main(["train", str(folder), "--out", str(out), "--steps", "1"]) == 1
+    assert "holds a training on other pictures or another split (split.csv differs)" in capsys.readouterr().err
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True

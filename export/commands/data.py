@@ -20,6 +20,7 @@ import cv2
 from export.choice import choose
 from export.dataset import read_dataset
 from export.files import write_whole
+from export.progress import ProgressLine
 from export.samples import Dataset, DatasetError
 from export.sheet import COLUMNS, draw_sheet
 from export.summary import describe, describe_problems, record
@@ -45,7 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Look and print."""
-    dataset = read_dataset(arguments.folder, good_label=arguments.good, group_look_alikes=not arguments.each_by_itself)
+    dataset = read_dataset(
+        arguments.folder,
+        good_label=arguments.good,
+        group_look_alikes=not arguments.each_by_itself,
+        progress=ProgressLine("looking at the pictures"),
+    )
     try:
         choice = choose(dataset)
         task, why, problems = str(choice.task), choice.why, (*dataset.problems, *choice.problems)

@@ -22,6 +22,7 @@ import csv
 import errno
 import importlib
 import io
+import shlex
 import shutil
 import sys
 from collections.abc import Callable
@@ -32,6 +33,7 @@ from export.choice import TASKS, Task, choose
 from export.cross_validation import cross_validate
 from export.dataset import read_dataset
 from export.files import write_whole
+from export.progress import ProgressLine
 from export.request import Request
 from export.samples import Dataset, DatasetError
 from export.summary import describe, describe_problems
@@ -144,7 +146,9 @@ def run(arguments: argparse.Namespace) -> int:
     folder = _folder(arguments)
     out = arguments.out or Path(f"{folder.resolve().name}-out")
     _refuse_place(folder, out)
-    dataset = read_dataset(folder, good_label=arguments.good, seed=SPLIT_SEED)
+    dataset = read_dataset(
+        folder, good_label=arguments.good, seed=SPLIT_SEED, progress=ProgressLine("looking at the pictures")
+    )
     choice = choose(dataset, arguments.task)
     for line in describe(dataset):
         _say(line)
@@ -175,9 +179,9 @@ def run(arguments: argparse.Namespace) -> int:
         allow_regression=arguments.allow_regression,
         say=tell,
     )
-    train = _trainer(choice.task)
     try:
-        write_whole(out / "split.csv", _split_table(dataset))
+        _settle_split(out, dataset)
+        train = _trainer(choice.task)
         if arguments.folds:
             for name, spread in cross_validate(request, arguments.folds, SPLIT_SEED, train).items():
                 _say(f"  {name}: {spread['mean']:.4f} ± {spread['deviation']:.4f}")
@@ -193,7 +197,7 @@ def run(arguments: argparse.Namespace) -> int:
             ) from exc
         raise
     _say(f"\ndone: {bundle}\nlook at: {out / 'report.html'}")
-    _say(f"try it: station inspect PICTURES --bundle {bundle} --out marked")
+    _say(f"try it: station inspect PICTURES --bundle {shlex.quote(str(bundle))} --out marked")
     return 0
 
 
@@ -241,6 +245,20 @@ def _trainer(task: Task) -> Callable[[Request], Path]:
         raise DatasetError(f"--task {task}: can not be trained; {', '.join(TRAINERS)} can")
     train: Callable[[Request], Path] = importlib.import_module(TRAINERS[task]).train
     return train
+
+
+def _settle_split(out: Path, dataset: Dataset) -> None:
+    """Write down what each picture is used for, unless the folder holds a training that used them otherwise.
+
+    Going on with that one would test on pictures that it was trained on.
+    """
+    path, table = out / "split.csv", _split_table(dataset)
+    if path.is_file() and path.read_bytes() != table:
+        raise DatasetError(
+            f"{out}: holds a training on other pictures or another split ({path.name} differs); give another folder "
+            "for --out, or delete this one"
+        )
+    write_whole(path, table)
 
 
 def _split_table(dataset: Dataset) -> bytes:
