@@ -1,9 +1,7 @@
 """Write a bundle: model, manifest and golden set in one zip, whole or not at all."""
 
 import hashlib
-import os
 import platform
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -14,13 +12,14 @@ from typing import Any
 import cv2
 import numpy as np
 
+from export.bundle_writer import write_checked
 from export.cnn import MULTIPLE_PX, STRIDE_PX
 from export.dataset import Dataset, DatasetError, Sample
 from export.evaluate import Scored, choose_threshold, count_frames
 from export.quantize import INPUT_NAMES, describe, read_pictures
 from export.trained_on import training_record
 from station.adapters.litert_model import LitertModel, load_model
-from station.bundle_file import GOLDEN, MANIFEST, MODEL
+from station.bundle_file import GOLDEN, MODEL
 from station.judge import above_threshold
 from station.manifest import (
     AnomalyDecoding,
@@ -227,24 +226,13 @@ def write_bundle(
     Raises:
         BundleError, GoldenMismatch: what was written does not work; nothing is left behind.
     """
-    members = {MODEL: model, **golden, **(extra or {})}
-    digests = {name: hashlib.sha256(content).hexdigest() for name, content in members.items()}
-    text = manifest.model_copy(update={"members": digests}).model_dump_json(indent=2)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.part")
-    try:
-        with temporary.open("wb") as stream:
-            with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
-                for name, content in {MANIFEST: text.encode(), **members}.items():
-                    # A fixed date: the same members give the same file.
-                    archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), content, zipfile.ZIP_DEFLATED, 9)
-            stream.flush()
-            os.fsync(stream.fileno())
-        bundle = read_bundle(temporary)
+
+    def check(written: Path) -> Bundle:
+        bundle = read_bundle(written)
         load_model(bundle)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        return bundle
+
+    bundle = write_checked(path, manifest, {MODEL: model, **golden, **(extra or {})}, check)
     return replace(bundle, origin=str(path))
 
 

@@ -82,6 +82,8 @@ class ForecastMonitor(Part):
         residual_spread: `[horizons × channels]`, of the cross-fitted residuals, in scaled units; this is the forecast's
             own uncertainty.
         memory_spread: `[judged × channels]`, of the remembered residuals.
+        precision: `[judged × channels][judged × channels]`, inverse of the shrunk correlation of the remembered
+            residuals, in units that make the mean square of normal operation 1; empty: they count one by one.
         limit: value of the statistic at which the risk is one half.
     """
 
@@ -95,6 +97,7 @@ class ForecastMonitor(Part):
     memory: Memory
     residual_spread: tuple[float, ...]
     memory_spread: tuple[float, ...]
+    precision: tuple[tuple[float, ...], ...] = ()
     limit: float = Field(gt=0)
 
     @model_validator(mode="after")
@@ -111,6 +114,12 @@ class ForecastMonitor(Part):
         """Raise ValueError when a list has another length than the channels ask for."""
         _length("residual_spread", self.residual_spread, len(self.horizons) * channels)
         _length("memory_spread", self.memory_spread, len(self.judged) * channels)
+        if min(*self.residual_spread, *self.memory_spread) <= 0:
+            raise ValueError("spreads must be above 0")
+        if self.precision:
+            _length("precision", self.precision, len(self.memory_spread))
+            for row in self.precision:
+                _length("precision", row, len(self.memory_spread))
 
 
 class WarnMonitor(Part):

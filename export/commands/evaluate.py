@@ -17,12 +17,15 @@ from pathlib import Path
 from export.dataset import SPLITS, read_dataset
 from export.evaluate import rescore, score_samples
 from export.evaluation import ALL, Evaluation, evaluate, for_bundle, pictures_of, task_of
+from export.process_arguments import add_label_argument
+from export.process_commands import run_evaluation
 from export.progress import ProgressLine
 from export.report import Report, write_report
 from export.thresholds import overlap_warning, percent
 from export.trained_on import count_trained_on
 from station.adapters.litert_model import load_model
 from station.manifest import read_bundle
+from station.process_bundle import is_process_bundle
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--threads", type=int, default=1, help="of the runtime (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    add_label_argument(parser)
     parser.add_argument(
         "--report", type=Path, metavar="DIR", help="write report.html, its pictures and metrics.json into this folder"
     )
@@ -41,6 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate and print."""
+    if is_process_bundle(arguments.bundle):
+        return run_evaluation(arguments)
     bundle = read_bundle(arguments.bundle)
     manifest = bundle.manifest
     dataset = for_bundle(manifest, read_dataset(arguments.data))

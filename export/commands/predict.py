@@ -21,6 +21,7 @@ import cv2
 
 from export.dataset import DatasetError, read_pixels
 from export.pictures import is_picture
+from export.process_commands import run_prediction
 from export.progress import ProgressLine
 from station.adapters.litert_model import LitertModel, load_model
 from station.annotate import annotate
@@ -28,6 +29,7 @@ from station.errors import InferenceError
 from station.judge import Judgement, above_threshold, judge
 from station.manifest import Manifest, read_bundle
 from station.messages import Pixels, Scores
+from station.process_bundle import is_process_bundle
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Judge each; returns 1 when one could not be."""
+    if is_process_bundle(arguments.bundle):
+        return run_prediction(arguments)
     bundle = read_bundle(arguments.bundle)
     files = list_pictures(arguments.files)
     reference = _reference(arguments.reference, bundle.manifest)

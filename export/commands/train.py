@@ -33,6 +33,7 @@ from export.choice import TASKS, Task, choose
 from export.cross_validation import cross_validate
 from export.dataset import read_dataset
 from export.files import write_whole
+from export.process_arguments import PROCESS_TASKS, add_training_arguments
 from export.progress import ProgressLine
 from export.request import Request
 from export.samples import Dataset, DatasetError
@@ -66,7 +67,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, metavar="DIR", help="receives the result (default: <name of DIR>-out in the current folder)"
     )
     parser.add_argument("--minutes", type=_positive, metavar="M", help=f"time to train (default: {MINUTES:g})")
-    parser.add_argument("--task", choices=TASKS, help="what to train (default: what the labels ask for)")
+    parser.add_argument(
+        "--task", choices=[*TASKS, *PROCESS_TASKS], help="what to train (default: what the labels ask for)"
+    )
     parser.add_argument("--preset", metavar="NAME", help="which network (default: what the task does best with)")
     parser.add_argument(
         "--size", type=_positive_int, metavar="PX", help="input size in pixels (default: from the pictures' sizes)"
@@ -123,6 +126,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="PNG pictures that set the quantization's ranges (default: a stratified draw from the training split)",
     )
+    add_training_arguments(parser.add_argument_group("forecast and warn", "early warning from sensor logs in DIR"))
 
 
 OPTIONS: dict[Task, tuple[str, ...]] = {
@@ -145,6 +149,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Read, choose, train and package."""
     folder = _folder(arguments)
     out = arguments.out or Path(f"{folder.resolve().name}-out")
+    if arguments.task in PROCESS_TASKS:
+        return int(importlib.import_module("export.process_commands").run_training(arguments, folder, out))
     _refuse_place(folder, out)
     dataset = read_dataset(
         folder, good_label=arguments.good, seed=SPLIT_SEED, progress=ProgressLine("looking at the pictures")

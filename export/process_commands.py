@@ -1,0 +1,201 @@
+"""What `station-export train`, `evaluate` and `predict` do for the tasks forecast and warn."""
+
+import argparse
+import csv
+import json
+import math
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from export.process_arguments import CELLS, CHARTS
+from export.process_evaluation import Played, check_units, evaluate_process, play
+from export.process_logs import LogSet, read_logs
+from export.process_report import write_process_report
+from export.process_training import (
+    Fitted,
+    Prepared,
+    ProcessPlan,
+    bundle_of,
+    fit,
+    injected_faults,
+    model_of,
+    prepare,
+    write_process_bundle,
+)
+from export.samples import DatasetError
+from export.train_rnn import default_knobs
+from station.adapters.litert_step import load_step_model
+from station.process_bundle import Cell, ProcessBundle, read_process_bundle
+from station.step_model import ProcessModel
+
+METRICS = "metrics.json"
+
+
+def run_training(arguments: argparse.Namespace, data: Path, out: Path) -> int:
+    """Train, calibrate, compare, and write the bundle, its figures and its report into `out`."""
+    changes: dict[str, Any] = {"seed": arguments.seed}
+    if arguments.steps:
+        changes["steps"] = arguments.steps
+    cell: Cell = arguments.model if arguments.model in CELLS else "gru"
+    plan = ProcessPlan(
+        task=arguments.task,
+        model=arguments.model,
+        knobs=default_knobs(cell, **changes),
+        name=arguments.name or "process",
+        version=arguments.version,
+        step_s=arguments.step,
+        claim_hours=arguments.claim_hours,
+    )
+    logs = read_logs([data], label=arguments.label, channels=arguments.channels)
+    prepared = prepare(logs, plan, _say)
+    fitted = fit(prepared, plan, _say)
+    compared = {} if arguments.no_baselines or plan.task == "warn" else compare(prepared, fitted, plan)
+    out.mkdir(parents=True, exist_ok=True)
+    bundle = write_process_bundle(out / f"{plan.name}.bundle", prepared, fitted, plan, compared)
+    record = record_of(bundle)
+    (out / METRICS).write_text(json.dumps(record, indent=2) + "\n")
+    write_process_report(out, bundle, [play(load_step_model(bundle), log) for log in logs_for(bundle, logs)])
+    for line in lines_of(bundle):
+        _say(line)
+    return 0
+
+
+def compare(prepared: Prepared, fitted: Fitted, plan: ProcessPlan) -> dict[str, Mapping[str, float]]:
+    """Faults of known size, put into the logs, through the chosen model and through the plain charts."""
+    found: dict[str, Mapping[str, float]] = {}
+    for name in dict.fromkeys((plan.model, *CHARTS)):
+        one = fitted if name == plan.model else fit(prepared, replace(plan, model=name), _quiet)
+        _, bundle = bundle_of(prepared, one, replace(plan, claim_hours=None))
+        found[f"injected_{name}"] = injected_faults(model_of(bundle), prepared.raw, prepared.scaling)
+    return found
+
+
+def record_of(bundle: ProcessBundle) -> dict[str, Any]:
+    """The bundle's figures for machines."""
+    manifest = bundle.manifest
+    return {
+        "bundle": manifest.name,
+        "sha256": bundle.sha256,
+        "task": manifest.task,
+        "monitor": manifest.monitor.kind,
+        "step_s": manifest.step_s,
+        "channels": [channel.name for channel in manifest.channels],
+        "excluded": dict(manifest.excluded),
+        "bound": manifest.bound.model_dump(),
+        "metrics": {name: dict(figures) for name, figures in manifest.metrics.items()},
+    }
+
+
+def lines_of(bundle: ProcessBundle) -> list[str]:
+    """The same for people."""
+    manifest = bundle.manifest
+    lines = [f"{manifest.name} {manifest.version}: {manifest.bound.text}"]
+    metrics = manifest.metrics
+    injected = {name.removeprefix("injected_"): figures for name, figures in metrics.items() if "injected_" in name}
+    for name, figures in injected.items():
+        said = ", ".join(f"{share:.0%} of shifts of {key.split('_')[1]} scales" for key, share in figures.items())
+        lines.append(f"  {name}: finds {said} within a minute of ticks")
+    if advice := better_chart(injected):
+        lines.append(f"  on these logs the plain chart {advice} finds more; --model {advice} ships it")
+    if "quantization" in metrics:
+        drift = metrics["quantization"]
+        lines.append(
+            f"  quantized against float over {drift['ticks']:.0f} ticks: the risk differs by "
+            f"{drift['risk_apart_p99']:.4f} at the 99th percentile"
+        )
+    return lines
+
+
+def better_chart(injected: Mapping[str, Mapping[str, float]]) -> str | None:
+    """The plain chart that finds more of the injected faults than the first model named, if any."""
+    means = {name: float(np.mean(list(figures.values()))) for name, figures in injected.items() if figures}
+    if len(means) < 2:  # noqa: PLR2004
+        return None
+    chosen, *charts = means
+    best = max(charts, key=lambda name: means[name])
+    return best if means[best] > means[chosen] + 1e-9 and chosen not in CHARTS else None
+
+
+def logs_for(bundle: ProcessBundle, logs: LogSet) -> list[Any]:
+    """The logs with the bundle's channels only, in its order.
+
+    Raises:
+        DatasetError: a channel is not in the logs.
+    """
+    wanted = [channel.name for channel in bundle.manifest.channels]
+    missing = [name for name in wanted if name not in logs.channels]
+    if missing:
+        raise DatasetError(f"{logs.logs[0].origin}: has no column {missing[0]!r}, which the bundle watches")
+    places = [logs.channels.index(name) for name in wanted]
+    return [replace(log, values=log.values[:, places]) for log in logs.logs]
+
+
+def run_evaluation(arguments: argparse.Namespace) -> int:
+    """Score a process bundle on labelled logs."""
+    model, bundle, logs = _open(arguments.bundle, arguments.data, arguments.label)
+    played = [play(model, log) for log in logs.logs]
+    figures = evaluate_process(played, model.step_s)
+    names = {"bundle": bundle.ref.name, "sha256": bundle.sha256, "logs": len(played)}
+    if arguments.json:
+        print(json.dumps({**names, **figures, "bound": bundle.manifest.bound.model_dump()}))
+        return 0
+    print(f"{bundle.ref.name} {bundle.ref.version} on {len(played)} logs, {figures['rows']:.0f} rows")
+    for name, value in figures.items():
+        print(f"  {name:22} {'-' if value is None else f'{value:.4g}'}")
+    print(f"  {bundle.manifest.bound.text}")
+    return 0
+
+
+def run_prediction(arguments: argparse.Namespace) -> int:
+    """Write one row a tick to standard output: time, risk, alarm state, top channel with actual and expected value.
+
+    Raises:
+        DatasetError: there is not exactly one log.
+    """
+    if len(arguments.files) != 1 or not arguments.files[0].is_file():
+        raise DatasetError(f"bundle {arguments.bundle} watches a process: exactly one log (CSV) is expected")
+    model, bundle, logs = _open(arguments.bundle, arguments.files[0], None)
+    _write_rows(sys.stdout, play(model, logs.logs[0]), [channel.name for channel in bundle.manifest.channels])
+    return 0
+
+
+def _write_rows(stream: TextIO, played: Played, names: list[str]) -> None:
+    table = csv.writer(stream)
+    table.writerow(["time", "risk", "alarm", "top_channel", "actual", "expected"])
+    for place, at_s in enumerate(played.ticks.at_s.tolist()):
+        risk, top = float(played.risk[place]), int(played.top[place])
+        state = "not_ready" if math.isnan(risk) else "alarm" if played.alarm[place] else "normal"
+        actual = played.ticks.values[place, top] if top >= 0 else math.nan
+        expected = played.expected[place, top] if top >= 0 else math.nan
+        table.writerow(
+            [
+                datetime.fromtimestamp(at_s, UTC).isoformat().replace("+00:00", "Z"),
+                "" if math.isnan(risk) else f"{risk:.4f}",
+                state,
+                names[top] if top >= 0 else "",
+                "" if math.isnan(actual) else f"{actual:.6g}",
+                "" if math.isnan(expected) else f"{expected:.6g}",
+            ]
+        )
+
+
+def _open(bundle_path: Path, data: Path, label: str | None) -> tuple[ProcessModel, ProcessBundle, LogSet]:
+    bundle = read_process_bundle(bundle_path)
+    model = load_step_model(bundle)
+    logs = read_logs([data], label=label, channels=[channel.name for channel in bundle.manifest.channels])
+    check_units(bundle.manifest, logs)
+    return model, bundle, logs
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _quiet(line: str) -> None:
+    """The charts beside the chosen model say nothing of their own."""
