@@ -11,7 +11,16 @@ from typing import Any
 from station import __version__
 from station.adapters.journald_log import JournaldHandler, goes_to_journal
 from station.commands.exit_codes import ExitCode
-from station.errors import BundleError, CameraError, ConfigurationError, ModelError, ProtocolError, StationError
+from station.errors import (
+    BundleError,
+    CameraError,
+    ConfigurationError,
+    LogError,
+    ModelError,
+    ProtocolError,
+    SensorError,
+    StationError,
+)
 
 COMMANDS = {
     "demo": "show the whole station at work: simulated line, shipped model, embedded broker",
@@ -38,6 +47,7 @@ exit codes:
   4  a camera cannot be used
   5  the broker cannot be used
   6  a picture cannot be read
+  7  a source of readings cannot be used
   78 the configuration is wrong (the systemd unit does not restart on it)
 
 begin with:
@@ -113,6 +123,8 @@ def _exit_code(error: StationError) -> ExitCode:
             return ExitCode.CAMERA
         case ProtocolError():
             return ExitCode.BROKER
+        case SensorError() | LogError():
+            return ExitCode.SENSORS
         case _:
             return ExitCode.FAILED
 

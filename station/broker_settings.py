@@ -16,7 +16,8 @@ class Login(Section):
     username: str | None = None
     """User name at the peer."""
     password: SecretStr | None = None
-    """Password; better kept out of the file: use one of the two below, or STATION_BROKER__PASSWORD."""
+    """Password; better kept out of the file: use one of the two below, or an environment variable such as
+    STATION_BROKER__PASSWORD."""
     password_file: FilePath | None = None
     """File that holds the password."""
     password_credential: str | None = None

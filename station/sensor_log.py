@@ -119,6 +119,27 @@ def name_and_unit(header: str) -> tuple[str, str | None]:
     return match["name"], (match["square"] or match["round"] or "").strip() or None
 
 
+def instant_s(stamp: str | float, zone: str = "UTC") -> float | None:
+    """Return a single time as seconds since 1970: ISO 8601, or a count since 1970 whose unit shows in its size.
+
+    Args:
+        stamp: the time as a text or a number.
+        zone: of a text that names none.
+
+    Returns:
+        None when it is no time.
+    """
+    try:
+        text = stamp.strip() if isinstance(stamp, str) else repr(float(stamp))
+        count = _number(text)
+        if count is not None:
+            return count * (_epoch_unit_s(text) or 1.0) if math.isfinite(count) else None
+        at = datetime.fromisoformat(text)
+        return (at if at.tzinfo is not None else at.replace(tzinfo=ZoneInfo(zone))).timestamp()
+    except (ValueError, OverflowError):
+        return None
+
+
 def read_log(path: Path, form: LogForm | None = None) -> SensorLog:
     """Read a whole log.
 

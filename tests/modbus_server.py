@@ -25,6 +25,8 @@ from pymodbus.simulator import DataType, SimData, SimDevice
 
 from station.adapters.embedded_broker import free_port
 
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+
 TEMPERATURE = 81.25
 PRESSURE = -123_456
 BUSY = 600
@@ -93,7 +95,10 @@ class ModbusServer:
 
     def start(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, __file__, *self._arguments], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            [sys.executable, __file__, *self._arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=ENVIRONMENT,
         )
         assert self._process.stdout is not None
         assert self._process.stdout.readline() == b"serving\n"
@@ -156,5 +161,4 @@ class SerialLine:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parent))
     asyncio.run(_serve(sys.argv[1], sys.argv[2]))

@@ -1,5 +1,7 @@
 """The README names every setting, topic and reason that the code knows."""
 
+import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -13,7 +15,7 @@ from station.process_settings import AlarmSettings, ChannelSettings, ProcessSett
 from station.requests import REQUESTS
 from station.section import Section
 from station.sensor_settings import BaseSensors, SensorSettings
-from station.settings import BaseCamera, CameraSettings, Settings
+from station.settings import BaseCamera, CameraSettings, Settings, from_document
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 KINDS: tuple[type[BaseCamera], ...] = get_args(get_args(CameraSettings)[0])
@@ -95,3 +97,18 @@ def test_the_readme_explains_each_command_with_its_keys(verb: Verb) -> None:
     (line,) = (one for one in README.splitlines() if one.startswith("|") and f"`{verb}`" in one.split("|")[1])
     for key in REQUESTS[verb].model_fields:
         assert key in ("transaction", "valid_until") or f"`{key}`" in line, key
+
+
+SENSOR_EXAMPLES = re.findall(r"```toml\n(\[sensors\..*?)```", README, re.DOTALL)
+
+
+@pytest.mark.parametrize("example", SENSOR_EXAMPLES)
+def test_the_examples_of_sources_are_valid(example: str) -> None:
+    document = tomllib.loads('[camera.line]\nkind = "simulated"\n' + example)
+    assert from_document(document, "README.md", Path("/"), {}).sensors
+
+
+def test_each_kind_of_source_but_the_simulated_one_has_an_example() -> None:
+    told = "".join(SENSOR_EXAMPLES)
+    for kind in ("modbus_tcp", "modbus_rtu", "opcua", "mqtt", "csv"):
+        assert f'"{kind}"' in told

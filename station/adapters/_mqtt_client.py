@@ -93,14 +93,18 @@ class MqttClient:
         port: the broker's TCP port.
         client_id: the session's name at the broker.
         password: the broker's password, already read.
-        will: the last will.
+        will: the last will; None: there is none.
         clock: monotonic time.
         on_connected: called in the connection's thread as soon as messages may be published.
         on_acknowledged: called in the connection's thread when an acknowledgement came.
         on_link: called in the connection's thread on each change: up, down, refused; once each, not at every attempt.
         held_back: asked before each attempt; a reason not to connect now, in one line.
-        requests: topic filter to subscribe to; None: nothing is subscribed to.
-        on_request: called in the connection's thread with each message that comes; must not wait.
+        topics: topic filters to subscribe to.
+        on_message: called in the connection's thread with each message that comes; must not wait.
+        on_refused: told of a topic whose subscription the broker refuses, with the reason.
+        qos: quality of service of the subscriptions.
+        keep_session: let the broker keep what comes for us, and what it has not acknowledged, while we are away.
+        thread: the thread's name.
     """
 
     def __init__(
@@ -111,17 +115,24 @@ class MqttClient:
         port: int,
         client_id: str,
         password: str | None,
-        will: Will,
+        will: Will | None,
         clock: Clock,
         on_connected: Callable[[], None],
         on_acknowledged: Callable[[], None],
         on_link: Callable[[Link], None],
         held_back: Callable[[], str | None],
-        requests: str | None = None,
-        on_request: Callable[[Incoming], object] = lambda _: None,
+        topics: Sequence[str] = (),
+        on_message: Callable[[Incoming], object] = lambda _: None,
+        on_refused: Callable[[str, str], object] | None = None,
+        qos: int = 1,
+        keep_session: bool = True,
+        thread: str = "mqtt",
     ) -> None:
-        self._requests = requests
-        self._on_request = on_request
+        self._topics = tuple(dict.fromkeys(topics))
+        self._on_message = on_message
+        self._on_refused = on_refused or _log_refusal
+        self._qos = qos
+        self._keep_session = keep_session
         self._settings = settings
         self._host = host
         self._port = port
@@ -141,7 +152,7 @@ class MqttClient:
         self._stopping = threading.Event()
         self._flush_until_s = float("inf")
         self._tls: ssl.SSLContext | None = None
-        self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=thread, daemon=True)
 
     @property
     def link(self) -> Link:
@@ -247,7 +258,8 @@ class MqttClient:
         client.suppress_exceptions = True
         client.connect_timeout = CONNECT_WITHIN_S
         client.max_inflight_messages_set(65_535)
-        client.will_set(self._will.topic, self._will.payload, qos=1, retain=True)
+        if self._will is not None:
+            client.will_set(self._will.topic, self._will.payload, qos=1, retain=True)
         if self._settings.username is not None:
             client.username_pw_set(self._settings.username, self._password)
         if self._tls is not None:
@@ -258,20 +270,20 @@ class MqttClient:
         client.on_socket_register_write = _ignore
         client.on_connect = _guarded(lambda *arguments: self._connack(connection, arguments[2], *arguments[3:]))
         client.on_disconnect = _guarded(lambda *arguments: _disconnected(connection, arguments[2], arguments[3]))
-        client.on_subscribe = _guarded(lambda *arguments: _subscribed(arguments[3]))
-        client.on_message = _guarded(lambda *arguments: self._requested(arguments[2]))
+        client.on_subscribe = _guarded(lambda *arguments: self._subscribed(arguments[3]))
+        client.on_message = _guarded(lambda *arguments: self._received(arguments[2]))
         client.on_publish = _guarded(lambda *arguments: self._puback(connection, arguments[2], arguments[3]))
         return connection
 
     def _connect(self, connection: _Connection) -> None:
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
-        properties.SessionExpiryInterval = SESSION_EXPIRY_S
+        properties.SessionExpiryInterval = SESSION_EXPIRY_S if self._keep_session else 0
         properties.MaximumPacketSize = MAXIMUM_PACKET_BYTES
         connection.client.connect(
             self._host,
             self._port,
             keepalive=self._settings.keepalive_s,
-            clean_start=False,
+            clean_start=not self._keep_session,
             properties=properties,
         )
 
@@ -334,12 +346,18 @@ class MqttClient:
             window=connection.window,
         )
         self._report()
-        if self._requests is not None:
-            connection.client.subscribe(self._requests, options=_subscription())
+        if self._topics:
+            options = _subscription(self._qos)
+            connection.client.subscribe([(topic, options) for topic in self._topics])
         self._on_connected()
 
-    def _requested(self, message: mqtt.MQTTMessage) -> None:
-        self._on_request(_incoming(message))
+    def _received(self, message: mqtt.MQTTMessage) -> None:
+        self._on_message(_incoming(message))
+
+    def _subscribed(self, codes: Sequence[ReasonCode]) -> None:
+        for topic, code in zip(self._topics, codes, strict=True):
+            if code.is_failure:
+                self._on_refused(topic, code.getName())
 
     def _puback(self, connection: _Connection, identifier: int, code: ReasonCode) -> None:
         if code.is_failure:
@@ -399,14 +417,13 @@ def _disconnected(connection: _Connection, flags: mqtt.DisconnectFlags, code: Re
         connection.failure = f"the broker closed the connection: {code.getName()}"
 
 
-def _subscription() -> SubscribeOptions:
+def _subscription(qos: int) -> SubscribeOptions:
     """Retained messages come once, with the first subscription, and are marked however they come."""
-    return SubscribeOptions(qos=1, retainAsPublished=True, retainHandling=SubscribeOptions.RETAIN_SEND_IF_NEW_SUB)
+    return SubscribeOptions(qos=qos, retainAsPublished=True, retainHandling=SubscribeOptions.RETAIN_SEND_IF_NEW_SUB)
 
 
-def _subscribed(codes: Sequence[ReasonCode]) -> None:
-    if any(code.is_failure for code in codes):
-        logger.error("broker: refused the subscription to requests: %s; see its access rules", codes[0].getName())
+def _log_refusal(topic: str, reason: str) -> None:
+    logger.error("broker: refused the subscription to %s: %s; see its access rules", topic, reason)
 
 
 def _incoming(message: mqtt.MQTTMessage) -> Incoming:

@@ -24,6 +24,7 @@ from station.sensor_settings import BaseSensors
 logger = logging.getLogger(__name__)
 
 FIRST_PAUSE_S = 0.25
+INTERRUPT_AGAIN_S = 0.5
 ROWS_KEPT = 4096
 """Rows that may wait for the reader."""
 
@@ -72,8 +73,10 @@ class SensorSource(ABC):
     ) -> None:
         self._stopping.set()
         self._queue.close()
-        self._interrupt()
-        self._thread.join()
+        while self._thread.is_alive():
+            # More than once: what it waits for may have come in the very moment of the first time.
+            self._interrupt()
+            self._thread.join(INTERRUPT_AGAIN_S)
 
     @property
     def points(self) -> tuple[str, ...]:
@@ -164,6 +167,7 @@ class SensorSource(ABC):
             if state is self._state and reason == self._reason:
                 return
             self._state, self._reason = state, reason
+            self._fresh_s = self.clock.monotonic_s()
             self._queue.put(SourceEvent(self.name, state, self.clock.now().timestamp(), reason))
 
     def _tell_points(self, qualities: Sequence[ChannelQuality] | None, reasons: Mapping[str, str]) -> None:
@@ -189,7 +193,7 @@ class SensorSource(ABC):
         if isinstance(item, SourceEvent):
             # It was the oldest in the queue: the reader gets it before the rest.
             self._lost_event = item
-        elif self._queue.dropped == 1:
+        elif self._queue.dropped == 1 and not self._stopping.is_set():
             logger.warning("sensors %s: rows are not taken as fast as they come; the oldest are dropped", self.name)
 
 

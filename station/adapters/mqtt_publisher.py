@@ -77,8 +77,8 @@ class MqttPublisher:
             on_acknowledged=wake,
             on_link=self._changed,
             held_back=held_back,
-            requests=requests,
-            on_request=on_request,
+            topics=() if requests is None else (requests,),
+            on_message=on_request,
         )
 
     def __enter__(self) -> Self:

@@ -22,7 +22,7 @@ from station.adapters.system_clock import SystemClock
 from station.adapters.systemd_notify import SystemdNotify
 from station.broker_settings import BrokerSettings
 from station.commands.camera_factory import make_camera
-from station.commands.sensor_factory import make_sensors
+from station.commands.sensor_factory import StationBroker, make_sensors, need_extras
 from station.daemon import BROKER, CameraPart, CommandPart, Station
 from station.errors import BundleError, ConfigurationError, ModelError, ProtocolError, StorageError
 from station.faults import FaultBoard
@@ -67,11 +67,13 @@ def assembled(
         cpus: camera → processor that its inference thread is bound to.
 
     Raises:
-        ConfigurationError: the data folder cannot be written, or a secret or certificate cannot be read.
+        ConfigurationError: the data folder cannot be written, a secret or certificate cannot be read, or a source of
+            readings needs a package that is not installed.
     """
     # The thread that judges gives the interpreter away during each inference; with Python's own 5 ms it would wait
     # up to that long to get it back from the thread that keeps the journal.
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    need_extras(settings.sensors.items())
     clock = SystemClock()
     faults = FaultBoard(clock)
     name = settings.station.name
@@ -79,6 +81,7 @@ def assembled(
     outbox: Mailbox[Outgoing] = Mailbox(OUTBOX_CAPACITY, Overflow.BLOCK)
     requests: Mailbox[Incoming] = Mailbox(REQUESTS_CAPACITY, Overflow.DROP_NEWEST, _too_many)
     password = settings.broker.read_password(environment)
+    client_id = settings.broker.client_id or f"inspection-{name}"
     last_will = Status(station=name, status=StatusName.OFFLINE, since=clock.now(), version=__version__, boot_id=boot_id)
     with (
         SystemdNotify(environment, clock) as manager,
@@ -88,7 +91,7 @@ def assembled(
             settings.broker,
             host=host,
             port=port,
-            client_id=settings.broker.client_id or f"inspection-{name}",
+            client_id=client_id,
             password=password,
             will_topic=wire.status_topic(name),
             will_payload=wire.encode(last_will),
@@ -138,13 +141,16 @@ def assembled(
             for camera, table, plan in ((name, table, plan_for(table)) for name, table in settings.camera.items())
         }
         commands = CommandPart(requests, journal) if settings.commands.allow else None
+        own_broker = StationBroker(settings.broker, host, port, client_id, held_back)
         history = ProcessHistory(max(camera.transport_delay_s for camera in settings.camera.values()))
         process = ProcessLines(
             station=name,
             epoch=epoch,
             sources={
                 source: SensorsPart(
-                    functools.partial(make_sensors, source, table, _wanted(settings, source)),
+                    functools.partial(
+                        make_sensors, source, table, wanted_points(settings, source), own_broker, environment
+                    ),
                     not isinstance(table, REPLAYED),
                 )
                 for source, table in settings.sensors.items()
@@ -235,7 +241,7 @@ def _evidence_store(
         yield store
 
 
-def _wanted(settings: Settings, source: str) -> Sequence[str]:
+def wanted_points(settings: Settings, source: str) -> Sequence[str]:
     """The points of a source that the process groups ask for, each once."""
     return tuple(
         dict.fromkeys(

@@ -8,6 +8,7 @@ from pathlib import Path
 from station.commands import looks
 from station.commands.exit_codes import ExitCode
 from station.commands.looks import Finding, report
+from station.commands.sensor_factory import need_extras
 from station.settings import blamed_on, load
 
 
@@ -32,9 +33,11 @@ def _findings(path: Path, *, offline: bool) -> Iterator[Finding]:
     settings = load(path, os.environ)
     yield Finding(f"configuration {path}")
     with blamed_on(path):
+        need_extras(settings.sensors.items())
         folder, running = looks.data_folder(settings)
     yield folder
     yield from looks.bundles(settings)
     if not offline:
         yield from looks.cameras(settings, running=running)
         yield looks.broker(settings, running=running)
+        yield from looks.sensors(settings, running=running)

@@ -16,6 +16,7 @@ from station.commands import looks
 from station.commands.assembly import JOURNAL_FILE
 from station.commands.exit_codes import ExitCode
 from station.commands.looks import Finding, report
+from station.commands.sensor_factory import need_extras
 from station.errors import ConfigurationError, ModelError
 from station.manifest import read_bundle
 from station.settings import SHIPPED_BUNDLE, Settings, StreamCamera, load
@@ -41,6 +42,7 @@ def _findings(path: Path) -> Iterator[Finding]:
     running = False
     try:
         settings = load(path, os.environ)
+        need_extras(settings.sensors.items())
         yield Finding(f"configuration {path}")
         yield from secrets(path, settings)
         folder, running = looks.data_folder(settings)
@@ -54,6 +56,7 @@ def _findings(path: Path) -> Iterator[Finding]:
         yield from looks.bundles(settings)
         yield from looks.cameras(settings, running=running)
         yield looks.broker(settings, running=running)
+        yield from looks.sensors(settings, running=running)
 
 
 def machine() -> Iterator[Finding]:

@@ -13,5 +13,6 @@ class ExitCode(IntEnum):
     CAMERA = 4
     BROKER = 5
     PICTURE = 6
+    SENSORS = 7
     CONFIGURATION = 78
     """EX_CONFIG of sysexits.h: the service manager does not restart on it."""

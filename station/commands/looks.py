@@ -1,6 +1,7 @@
 """What `station check`, `station doctor` and `station support-bundle` look at: one Finding for each thing."""
 
 import functools
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -11,15 +12,28 @@ from station.adapters.camera_process import CameraProcess, plan_for
 from station.adapters.embedded_broker import check_port
 from station.adapters.mqtt_subscriber import Subscriber
 from station.adapters.system_clock import SystemClock
-from station.commands.assembly import load_bundle, open_journal
+from station.commands.assembly import load_bundle, open_journal, wanted_points
 from station.commands.camera_factory import make_camera
 from station.commands.exit_codes import ExitCode
-from station.errors import CameraError, ConfigurationError, JournalInUse, ModelError, ProtocolError
-from station.messages import CameraEvent, CameraStateName, Frame, Reason
+from station.commands.sensor_factory import StationBroker, make_sensors
+from station.errors import (
+    CameraError,
+    ConfigurationError,
+    JournalInUse,
+    LogError,
+    ModelError,
+    ProtocolError,
+    SensorError,
+)
+from station.messages import CameraEvent, CameraStateName, Frame, Reason, SourceStateName
+from station.process_messages import Readings, SourceEvent
+from station.sensor_settings import ModbusRtuSensors, MqttSensors, SensorSettings
 from station.settings import CameraSettings, DeviceCamera, Settings
 
 CAMERA_WITHIN_S = 10.0
 """How long a camera has for its first picture, beyond its own read deadline."""
+SENSORS_WITHIN_S = 10.0
+"""How long a source has for its first row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +130,62 @@ def broker(settings: Settings, *, running: bool) -> Finding:
     return _look("broker", ExitCode.BROKER, functools.partial(_check_broker, settings))
 
 
+def sensors(settings: Settings, *, running: bool) -> Iterator[Finding]:
+    """Take one reading from each source; `running`: a station holds the serial ports and an embedded broker."""
+    for name, source in settings.sensors.items():
+        what = f"sensors {name}"
+        of_station = isinstance(source, MqttSensors) and source.broker is None and settings.broker.embedded
+        if running and (of_station or isinstance(source, ModbusRtuSensors)):
+            yield Finding(what, "held by the running station, whose topic `status` tells how they do")
+        elif of_station:
+            yield Finding(what, "come through the embedded broker, which runs only within the station", advice=True)
+        else:
+            yield _look(what, ExitCode.SENSORS, functools.partial(_check_source, name, source, settings))
+
+
+def _check_source(name: str, source: SensorSettings, settings: Settings) -> str:
+    """Wait for one row.
+
+    Raises:
+        SensorError: none came within `SENSORS_WITHIN_S`, the source says that it is down, or points are bad.
+    """
+    broker = StationBroker(
+        settings.broker,
+        settings.broker.host,
+        settings.broker.effective_port,
+        f"inspection-{settings.station.name}-check",
+    )
+    clock = SystemClock()
+    connected = False
+    with make_sensors(name, source, wanted_points(settings, name), broker) as sensors:
+        until_s = clock.monotonic_s() + SENSORS_WITHIN_S
+        while clock.monotonic_s() < until_s:
+            match sensors.read(0.2):
+                case Readings() as row:
+                    if row.reasons:
+                        raise SensorError("; ".join(f"{point}: {why}" for point, why in row.reasons.items()))
+                    shown = [
+                        f"{point} = {value:g}"
+                        for point, value in zip(sensors.points, row.values, strict=True)
+                        if math.isfinite(value)
+                    ]
+                    return ", ".join(shown) or "a row without a value"
+                case SourceEvent(state=SourceStateName.DOWN) as event:
+                    raise SensorError(event.reason or "delivers nothing")
+                case SourceEvent(state=SourceStateName.FINISHED):
+                    raise SensorError("the log has no rows")
+                case SourceEvent(state=SourceStateName.RUNNING):
+                    connected = True
+                case _:
+                    continue
+    state = "connected, but nothing was published" if connected else "no answer"
+    raise SensorError(f"{state} within {SENSORS_WITHIN_S:g} s")
+
+
 def _look(what: str, failure: ExitCode, check: Callable[[], str]) -> Finding:
     try:
         return Finding(what, check())
-    except (ModelError, CameraError, ProtocolError) as exc:
+    except (ModelError, CameraError, ProtocolError, SensorError, LogError) as exc:
         return Finding(what, str(exc), failure)
 
 

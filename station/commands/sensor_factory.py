@@ -1,33 +1,72 @@
 """From one `[sensors.<name>]` table to the source of readings that it describes."""
 
 import importlib
-from collections.abc import Sequence
-from typing import Any
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, assert_never
 
 from station.adapters.csv_sensors import CsvReplay
+from station.adapters.mqtt_sensors import MqttSource
 from station.adapters.simulated_sensors import SimulatedSensors as SimulatedSource
 from station.adapters.system_clock import SystemClock
+from station.broker_settings import BrokerSettings
 from station.errors import ConfigurationError
 from station.ports import Sensors
 from station.sensor_settings import (
     CsvSensors,
     ModbusRtuSensors,
     ModbusTcpSensors,
+    MqttSensors,
+    OpcUaSensors,
     SensorSettings,
     SimulatedSensors,
 )
 
+_EXTRAS = {
+    "modbus_tcp": ("modbus_sensors", "modbus"),
+    "modbus_rtu": ("modbus_sensors", "modbus"),
+    "opcua": ("opcua_sensors", "opcua"),
+}
+"""Kind → module of the adapter, extra that holds what it needs."""
 
-def make_sensors(name: str, settings: SensorSettings, wanted: Sequence[str]) -> Sensors:
+
+@dataclass(frozen=True, slots=True)
+class StationBroker:
+    """The station's own broker, for sources that read its topics.
+
+    Attributes:
+        settings: login, TLS, keep-alive.
+        host, port: where it is now.
+        client_id: the station's name at it; the sources' names are made from it.
+        held_back: a reason not to connect now, in one line.
+    """
+
+    settings: BrokerSettings
+    host: str
+    port: int
+    client_id: str
+    held_back: Callable[[], str | None] = lambda: None
+
+
+def make_sensors(
+    name: str,
+    settings: SensorSettings,
+    wanted: Sequence[str],
+    broker: StationBroker,
+    environment: Mapping[str, str] = os.environ,
+) -> Sensors:
     """Return the source that the settings describe, not yet entered.
 
     Args:
         name: of the source.
         settings: its table.
         wanted: the points that the process groups ask for.
+        broker: the station's own broker.
+        environment: where credentials are looked up.
 
     Raises:
-        ConfigurationError: it needs a package that is not installed.
+        ConfigurationError: it needs a package that is not installed, or a secret cannot be read.
     """
     clock = SystemClock()
     match settings:
@@ -38,17 +77,63 @@ def make_sensors(name: str, settings: SensorSettings, wanted: Sequence[str]) -> 
         case CsvSensors():
             return CsvReplay(name, settings, clock, wanted)
         case ModbusTcpSensors() | ModbusRtuSensors():
-            return _optional(name, settings, "modbus_sensors", "modbus").ModbusSource(name, settings, clock)  # type: ignore[no-any-return]
+            return _optional(name, settings).ModbusSource(name, settings, clock)  # type: ignore[no-any-return]
+        case OpcUaSensors():
+            password = settings.read_password(environment, f"sensors.{name}")
+            return _optional(name, settings).OpcUaSource(name, settings, clock, password)  # type: ignore[no-any-return]
+        case MqttSensors():
+            return _mqtt(name, settings, broker, environment)
         case _:
-            raise ConfigurationError(f"sensors.{name}.kind = {settings.kind!r}: cannot be read by this version")
+            assert_never(settings)
 
 
-def _optional(name: str, settings: SensorSettings, module: str, extra: str) -> Any:
+def need_extras(sensors: Iterable[tuple[str, SensorSettings]]) -> None:
+    """See that the package of each source is installed.
+
+    Raises:
+        ConfigurationError: one is not; the text names the extra.
+    """
+    for name, settings in sensors:
+        if settings.kind in _EXTRAS:
+            _optional(name, settings)
+
+
+def _mqtt(name: str, settings: MqttSensors, station: StationBroker, environment: Mapping[str, str]) -> MqttSource:
+    client_id = f"{station.client_id}-sensors-{name}"
+    clock = SystemClock()
+    if settings.broker is None:
+        return MqttSource(
+            name,
+            settings,
+            clock,
+            station.settings,
+            host=station.host,
+            port=station.port,
+            client_id=client_id,
+            password=station.settings.read_password(environment),
+            held_back=station.held_back,
+        )
+    own = settings.broker
+    return MqttSource(
+        name,
+        settings,
+        clock,
+        own,
+        host=own.host,
+        port=own.effective_port,
+        client_id=own.client_id or client_id,
+        password=own.read_password(environment, f"sensors.{name}.broker"),
+    )
+
+
+def _optional(name: str, settings: SensorSettings) -> Any:
     """The adapter of a protocol whose library is installed only where it is needed."""
+    module, extra = _EXTRAS[settings.kind]
     try:
         return importlib.import_module(f"station.adapters.{module}")
     except ModuleNotFoundError as exc:
+        package = (exc.name or "").partition(".")[0]
         raise ConfigurationError(
-            f"sensors.{name}.kind = {settings.kind!r} needs the package {exc.name}, which is not installed; "
+            f"sensors.{name}.kind = {settings.kind!r} needs the package {package}, which is not installed; "
             f"install the extra: pip install 'inspection-station[{extra}]'"
         ) from exc

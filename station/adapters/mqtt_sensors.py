@@ -1,0 +1,187 @@
+"""Readings that others publish on MQTT topics, as plain numbers or within JSON."""
+
+import functools
+import json
+import math
+from collections.abc import Callable
+
+from station.adapters._mqtt_client import MqttClient
+from station.adapters._sensor_source import SensorSource
+from station.broker_settings import BrokerSettings
+from station.json_path import JsonPath, find, number, parse_json_path
+from station.messages import Incoming, Link
+from station.ports import Clock
+from station.process_messages import ChannelQuality
+from station.sensor_log import instant_s
+from station.sensor_settings import MqttPoint, MqttSensors
+
+_ABSENT, _GOOD = ChannelQuality.ABSENT, ChannelQuality.GOOD
+
+
+class MqttSource(SensorSource):
+    """The points of one `[sensors.<name>]` table with kind `mqtt`.
+
+    A message makes a row of the points that read its topic, one for each time that it tells; the other points are
+    absent from it. What a message does not hold makes its point bad until a better one comes.
+
+    Args:
+        name: the source's name.
+        settings: its table.
+        clock: wall and monotonic time.
+        broker: login, TLS, keep-alive and back-off.
+        host, port: the broker.
+        client_id: the session's name at the broker.
+        password: the broker's password, already read.
+        held_back: asked before each attempt to connect; a reason not to, in one line.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        settings: MqttSensors,
+        clock: Clock,
+        broker: BrokerSettings,
+        *,
+        host: str,
+        port: int,
+        client_id: str,
+        password: str | None,
+        held_back: Callable[[], str | None] = lambda: None,
+    ) -> None:
+        super().__init__(name, settings, tuple(settings.points), clock)
+        self._settings = settings
+        self._of_topic: dict[str, list[str]] = {}
+        for point, table in settings.points.items():
+            self._of_topic.setdefault(table.topic, []).append(point)
+        self._client = MqttClient(
+            broker.model_copy(update={"reconnect_max_s": max(0.5, settings.reconnect_max_s)}),
+            host=host,
+            port=port,
+            client_id=client_id,
+            password=password,
+            will=None,
+            clock=clock,
+            on_connected=_nothing,
+            on_acknowledged=_nothing,
+            on_link=self._link,
+            held_back=held_back,
+            topics=tuple(self._of_topic),
+            on_message=self._take,
+            on_refused=self._refused,
+            qos=settings.qos,
+            keep_session=False,
+            thread=f"sensors-{name}-mqtt",
+        )
+
+    def _serve(self) -> None:
+        """The client's own thread connects and delivers; this one waits for the end.
+
+        Raises:
+            ConfigurationError: a certificate or key file cannot be used.
+        """
+        self._client.start()
+        self._stopping.wait()
+        self._client.stop(0.0)
+
+    def _link(self, link: Link) -> None:
+        if link.connected:
+            self._running()
+        else:
+            self._down(link.reason or "no connection to the broker")
+
+    def _refused(self, topic: str, reason: str) -> None:
+        self._row(dict.fromkeys(self._of_topic[topic], f"the broker refuses {topic}: {reason}"), {}, None)
+
+    def _take(self, message: Incoming) -> None:
+        points = self._of_topic.get(message.topic)
+        if points is None:
+            return
+        text = message.payload.decode("utf-8", "replace").strip()
+        document = _parsed(text) if any(self._settings.points[point].path for point in points) else None
+        rows: dict[float | None, dict[str, float]] = {}
+        bad: dict[str, str] = {}
+        for point in points:
+            table = self._settings.points[point]
+            try:
+                if table.path is None:
+                    value = _plain(text)
+                elif isinstance(document, _NotJson):
+                    raise LookupError(f"the message is not JSON: {text[:40]!r}")
+                else:
+                    value = _value(document, table.path)
+                at_s = None if table.time_path is None else _time_s(document, table)
+            except LookupError as exc:
+                bad[point] = str(exc)
+                continue
+            if message.retained and at_s is None and not self._settings.accept_retained:
+                # Nobody knows how old it is.
+                continue
+            rows.setdefault(at_s, {})[point] = value
+        for at_s, values in rows.items():
+            self._row({}, values, at_s)
+        if bad:
+            self._row(bad, {}, None)
+
+    def _row(self, bad: dict[str, str], values: dict[str, float], at_s: float | None) -> None:
+        qualities = [
+            ChannelQuality.NOT_A_NUMBER if point in bad else _GOOD if point in values else _ABSENT
+            for point in self.points
+        ]
+        complete = all(quality is _GOOD for quality in qualities)
+        self._deliver(
+            [values.get(point, math.nan) for point in self.points], None if complete else qualities, bad, at_s=at_s
+        )
+
+
+class _NotJson:
+    """Stands for a message that is no JSON document."""
+
+
+def _parsed(text: str) -> object:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return _NotJson()
+
+
+def _plain(text: str) -> float:
+    try:
+        if "_" in text:
+            raise ValueError
+        value = float(text)
+    except ValueError:
+        raise LookupError(f"the message is not a number: {text[:40]!r}") from None
+    if not math.isfinite(value):
+        raise LookupError(f"the message is {text[:40]}")
+    return value
+
+
+@functools.cache
+def _path(text: str) -> JsonPath:
+    return parse_json_path(text)
+
+
+def _value(document: object, path: str) -> float:
+    try:
+        value = number(find(document, _path(path)))
+    except LookupError as exc:
+        raise LookupError(f"{path}: {exc}") from None
+    if not math.isfinite(value):
+        raise LookupError(f"{path} is {value}")
+    return value
+
+
+def _time_s(document: object, table: MqttPoint) -> float:
+    assert table.time_path is not None
+    try:
+        stamp = find(document, _path(table.time_path))
+    except LookupError as exc:
+        raise LookupError(f"{table.time_path}: {exc}") from None
+    at_s = instant_s(stamp) if isinstance(stamp, (str, int, float)) and not isinstance(stamp, bool) else None
+    if at_s is None:
+        raise LookupError(f"{table.time_path} is {str(stamp)[:40]!r}, which is no time")
+    return at_s
+
+
+def _nothing() -> None:
+    return None
