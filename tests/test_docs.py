@@ -99,7 +99,9 @@ def test_the_readme_explains_each_command_with_its_keys(verb: Verb) -> None:
         assert key in ("transaction", "valid_until") or f"`{key}`" in line, key
 
 
-SENSOR_EXAMPLES = re.findall(r"```toml\n(\[sensors\..*?)```", README, re.DOTALL)
+SENSOR_EXAMPLES = re.findall(
+    r"```toml\n(\[sensors\..*?)```", README.partition("### Connect sensors")[2].partition("\n### ")[0], re.DOTALL
+)
 
 
 @pytest.mark.parametrize("example", SENSOR_EXAMPLES)

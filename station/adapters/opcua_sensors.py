@@ -102,7 +102,15 @@ class OpcUaSource(SensorSource):
                 await asyncio.wait_for(client.disconnect(), GOODBYE_S)
             raise
         finally:
+            protocol = client.uaclient.protocol
+            transport = None if protocol is None else protocol.transport
             client.disconnect_socket()
+            if transport is not None:
+                # A server that hangs takes no farewell.
+                transport.abort()
+            # The loop closes the socket in its next turn.
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(0)
 
     async def _connect(self, client: Client) -> None:
         wanted = self._settings
