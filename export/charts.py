@@ -124,7 +124,8 @@ def _lines(axes: Axes, curves: list[tuple[str, Curve]], ink: Ink, *, step: bool)
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1.02)
     if len(curves) > 1:
-        axes.legend(frameon=False, labelcolor=ink.muted, fontsize=8, loc="lower center")
+        # Good ROC curves leave the lower right empty, good precision-recall curves the lower left.
+        axes.legend(frameon=False, labelcolor=ink.muted, fontsize=8, loc="lower left" if step else "lower right")
 
 
 def _mark(axes: Axes, at: tuple[float, float] | None, ink: Ink) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from export.evaluate import Scored, passes
-from export.evaluation import Evaluation, Task, evaluate
+from export.evaluation import FIGURE_NAMES, Evaluation, Task, evaluate
 from station.errors import StationError
 from station.manifest import Thresholds
 
@@ -152,7 +152,9 @@ def losses(comparison: Comparison, metric_limit: float = METRIC_LIMIT, flip_limi
         lost = value - after.get(name, value)
         lost_without = without_before.get(name, 0.0) - without_after.get(name, 0.0)
         if min(lost, lost_without) > metric_limit:
-            found.append(f"{name} falls from {value:.4f} to {after[name]:.4f}, by more than {metric_limit:g}")
+            found.append(
+                f"{FIGURE_NAMES[name]} falls from {value:.4f} to {after[name]:.4f}, by more than {metric_limit:g}"
+            )
     if len(comparison.flips) > max(1, flip_limit * comparison.after.pictures):
         found.append(
             f"{len(comparison.flips)} of {comparison.after.pictures} verdicts change, more than {100 * flip_limit:g} %"

@@ -34,6 +34,16 @@ from export.metrics import (
 from export.thresholds import Choice, Costs, Counts, MaxFalseReject, Rule, choose, count_parts
 from station.manifest import Manifest, Thresholds
 
+FIGURE_NAMES = {
+    "map": "mAP",
+    "f_score": "F-score",
+    "accuracy": "accuracy",
+    "macro_f1": "macro-F1",
+    "auroc": "AUROC",
+    "ap": "average precision",
+}
+"""Headline figures in people's words."""
+
 GOOD = "good"
 DEFECT = "defect"
 GOOD_ONLY_RATE = 0.01

@@ -11,7 +11,7 @@ from export.comparison import LayerError, QuantizationLoss, compare, losses
 from export.cross_validation import RECORD
 from export.dataset import Dataset, DatasetError, Sample
 from export.evaluate import Detector, Scored, rescore, score_samples
-from export.evaluation import Evaluation, Task, choose_for, evaluate
+from export.evaluation import FIGURE_NAMES, Evaluation, Task, choose_for, evaluate
 from export.package import (
     Draft,
     dataset_record,
@@ -22,7 +22,7 @@ from export.package import (
     write_bundle,
 )
 from export.progress import ProgressLine
-from export.report import NAMES, REPORT, Report, write_report
+from export.report import REPORT, Report, write_report
 from export.thresholds import Rule, percent
 from station.manifest import Manifest, QualityLimits, Thresholds
 
@@ -192,7 +192,7 @@ def _folds(out: Path) -> Sequence[Mapping[str, float]]:
     try:
         record = json.loads((out / RECORD).read_text(encoding="utf-8"))
         folds = record["test_int8"]
-        return [{name: float(fold[name]) for name in NAMES if name in record["summary"]} for fold in folds]
+        return [{name: float(fold[name]) for name in FIGURE_NAMES if name in record["summary"]} for fold in folds]
     except (OSError, ValueError, KeyError, TypeError):
         return ()
 
@@ -201,7 +201,7 @@ def _tell(
     say: Callable[[str], None], figures: Mapping[str, Evaluation], thresholds: Thresholds, warnings: Sequence[str]
 ) -> None:
     for name, one in figures.items():
-        values = ", ".join(f"{NAMES[key]} {value:.4f}" for key, value in one.headline().items())
+        values = ", ".join(f"{FIGURE_NAMES[key]} {value:.4f}" for key, value in one.headline().items())
         counts = "" if one.counts is None else f"; {one.counts}"
         pointing = "" if one.peaks is None else f"; map on the mask {percent(one.peaks[0] / one.peaks[1])}"
         say(f"{name}: {values}{counts}{pointing}")

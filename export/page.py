@@ -10,10 +10,10 @@ from html import escape as escape_html
 STYLE = """
 :root { color-scheme: light dark;
   --ink: #24292f; --muted: #646c75; --line: #dde1e6; --paper: #fff; --panel: #f5f6f8; --alert: #b23a0a;
-  --alert-paper: #fdf1ea; --shade: 70, 80, 92; }
+  --alert-paper: #fdf1ea; --shade: 70, 80, 92; --alert-shade: 220, 90, 30; }
 @media (prefers-color-scheme: dark) { :root {
   --ink: #e4e7ea; --muted: #98a1ab; --line: #31373e; --paper: #15181b; --panel: #1d2125; --alert: #ff9566;
-  --alert-paper: #33221b; --shade: 190, 200, 212; } }
+  --alert-paper: #33221b; --shade: 190, 200, 212; --alert-shade: 255, 130, 80; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink); -webkit-text-size-adjust: 100%;
   font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
@@ -35,9 +35,9 @@ th:first-child, td:first-child, .left { text-align: left; }
 td.text { text-align: left; max-width: 60ch; overflow-wrap: anywhere; }
 tr.chosen td { font-weight: 650; }
 .scroll { overflow-x: auto; }
-.verdict { display: grid; grid-template-columns: repeat(auto-fit, minmax(330px, 1fr)); gap: 14px; margin: 22px 0 6px; }
-.card { background: var(--panel); border-radius: 10px; padding: 18px 20px; display: flex; gap: 18px; }
-.card svg { flex: none; width: 104px; height: 104px; }
+.verdict { display: grid; grid-template-columns: repeat(auto-fit, minmax(300px, 1fr)); gap: 14px; margin: 22px 0 6px; }
+.card { background: var(--panel); border-radius: 10px; padding: 18px; display: flex; gap: 16px; }
+.card svg { flex: none; width: 96px; height: 96px; }
 .card b { display: block; font-size: 19px; line-height: 1.3; font-weight: 620; letter-spacing: -.005em;
   margin-bottom: 6px; }
 .dot { fill: rgb(var(--shade), .22); } .dot.hit { fill: var(--alert); }

@@ -15,7 +15,7 @@ from export.charts import DARK, LIGHT, Ink, precision_recall_chart, roc_chart, s
 from export.comparison import Comparison, losses, verdict
 from export.dataset import SPLITS, Dataset, Sample
 from export.evaluate import Scored, corners, match
-from export.evaluation import Evaluation, picture_score, score_floor
+from export.evaluation import FIGURE_NAMES, Evaluation, picture_score, score_floor
 from export.files import write_whole
 from export.metrics import Interval, clopper_pearson
 from export.page import escape
@@ -37,15 +37,6 @@ MOST_FLIPS = 8
 MOST_GROUPS = 15
 LOW_SQNR_DB = 15.0
 """Below this the noise of a layer is a fifth of its signal: the first place to look when int8 loses."""
-
-NAMES = {
-    "map": "mAP",
-    "f_score": "F-score",
-    "accuracy": "accuracy",
-    "macro_f1": "macro-F1",
-    "auroc": "AUROC",
-    "ap": "average precision",
-}
 
 GLOSSARY = (
     ("good, bad", "parts without and with a defect, as the labels of the test pictures say"),
@@ -227,7 +218,9 @@ def _key_figures(report: Report) -> str:
     intervals = {"auroc": result.auroc_interval, "ap": result.average_precision_interval}
     if result.task.kind == "classify" and result.confusion is not None:
         intervals["accuracy"] = clopper_pearson(int(np.trace(result.confusion)), result.pictures)
-    tiles = [(NAMES[name], _figure(value), _range(intervals.get(name))) for name, value in result.headline().items()]
+    tiles = [
+        (FIGURE_NAMES[name], _figure(value), _range(intervals.get(name))) for name, value in result.headline().items()
+    ]
     if result.peaks is not None:
         on_mask, of = result.peaks
         tiles.append(("map points at the defect", percent(on_mask / of), f"{on_mask} of {of} detected"))
@@ -311,7 +304,8 @@ def _matrix(result: Evaluation) -> str:
             count = int(matrix[row, column])
             share = count / total
             wrong = row != column and count > 0
-            style = f"background: rgb(var(--shade), {0.06 + 0.4 * share:.2f})" if count else ""
+            ink = "alert-shade" if wrong else "shade"
+            style = f"background: rgb(var(--{ink}), {0.06 + 0.3 * share:.2f})" if count else ""
             mark = f'<span class="bad">▲ {count}</span>' if wrong else str(count) if count else "·"
             cells.append(f'<td class="cell" style="{style}">{mark}</td>')
         rows.append(f'<tr><th class="row">{escape(label)}</th>{"".join(cells)}</tr>')
@@ -472,14 +466,18 @@ def _mistakes(report: Report, pictures: dict[str, bytes]) -> str:
 
 
 def _said(report: Report, number: int) -> str:
-    item, task = report.scored[number], report.evaluation.task
-    sample = item.sample
+    item = report.scored[number]
+    said = verdict(item, report.evaluation.task, report.manifest.thresholds)
+    return f"{_labelled(report, number)} · judged {said} · score {item.score:.3f}"
+
+
+def _labelled(report: Report, number: int) -> str:
+    sample, labels = report.scored[number].sample, report.evaluation.task.labels
     if sample.label is not None:
-        truth = task.labels[sample.label]
+        truth = labels[sample.label]
     else:
-        truth = ", ".join(sorted({task.labels[index] for index in sample.classes.tolist()})) or "no defect"
-    said = verdict(item, task, report.manifest.thresholds)
-    return f"{sample.name} · labelled {truth} · judged {said} · score {item.score:.3f}"
+        truth = ", ".join(sorted({labels[index] for index in sample.classes.tolist()})) or "no defect"
+    return f"{sample.name} · labelled {truth}"
 
 
 def _thumbs(
@@ -583,10 +581,10 @@ def _quantization(report: Report, pictures: dict[str, bytes]) -> str:
     found = losses(comparison)
     rows = []
     for name, before, after in comparison.changes():
-        change = after - before
-        lost = any(text.startswith(f"{name} falls") for text in found)
-        mark = f"▲ {change:+.4f}" if lost else f"{change:+.4f}"
-        rows.append((NAMES.get(name, name), f"{before:.4f}", f"{after:.4f}", mark))
+        shown = FIGURE_NAMES.get(name, name)
+        change = f"{after - before:+.4f}".replace("-", "−")
+        mark = f"▲ {change}" if any(text.startswith(f"{shown} falls") for text in found) else change
+        rows.append((shown, f"{before:.4f}", f"{after:.4f}", mark))
     parts = [
         page.paragraph(
             "The trained network computes with fractions (float), the station with whole numbers (int8). Both judged "
@@ -607,7 +605,9 @@ def _quantization(report: Report, pictures: dict[str, bytes]) -> str:
                 [flip.number for flip in comparison.flips[:MOST_FLIPS]],
                 "flip",
                 pictures,
-                lambda number: f"{_said(report, number)} · float: {said[number].before} · int8: {said[number].after}",
+                lambda number: (
+                    f"{_labelled(report, number)} · float: {said[number].before} · int8: {said[number].after}"
+                ),
             )
         )
     if comparison.layers:
@@ -658,7 +658,7 @@ def _folds(report: Report) -> str:
         "The spread says how much a figure depends on which pictures were drawn."
     )
     return page.paragraph(text, "small") + page.table(
-        ["part", *(NAMES.get(name, name) for name in names)], rows, chosen=len(rows) - 2
+        ["part", *(FIGURE_NAMES.get(name, name) for name in names)], rows, chosen=len(rows) - 2
     )
 
 
@@ -674,7 +674,7 @@ def _others(report: Report) -> str:
     ]
     text = "The networks that textbooks start from, trained and tested on the same pictures."
     return page.paragraph(text, "small") + page.table(
-        ["model", *(NAMES.get(name, name) for name in names)], rows, chosen=0
+        ["model", *(FIGURE_NAMES.get(name, name) for name in names)], rows, chosen=0
     )
 
 

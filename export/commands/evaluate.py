@@ -16,7 +16,7 @@ from pathlib import Path
 
 from export.dataset import SPLITS, read_dataset
 from export.evaluate import rescore, score_samples
-from export.evaluation import ALL, Evaluation, evaluate, for_bundle, pictures_of, task_of
+from export.evaluation import ALL, FIGURE_NAMES, Evaluation, evaluate, for_bundle, pictures_of, task_of
 from export.process_arguments import add_label_argument
 from export.process_commands import run_evaluation
 from export.progress import ProgressLine
@@ -93,8 +93,7 @@ def describe(result: Evaluation) -> list[str]:
     lines = []
     if result.counts is not None:
         lines.append(f"at threshold {result.threshold:.4g}: {result.counts.with_intervals()}")
-    names = {"map": "mAP", "f_score": "F", "macro_f1": "macro-F1", "auroc": "AUROC", "ap": "AP", "accuracy": "accuracy"}
-    lines.append("   ".join(f"{names[name]} {value:.4f}" for name, value in result.headline().items()))
+    lines.append("   ".join(f"{FIGURE_NAMES[name]} {value:.4f}" for name, value in result.headline().items()))
     if result.boxes is not None:
         boxes = result.boxes
         lines.append(f"{boxes.defects} defects: precision {boxes.precision:.4f}, recall {boxes.recall:.4f}")
