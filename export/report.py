@@ -519,8 +519,8 @@ def _close_ups(report: Report, pictures: dict[str, bytes]) -> str:
     false.sort(key=lambda one: -one[0])
     parts = []
     for prefix, title, items in (
-        ("false-box", f"{len(false)} boxes without a labelled defect of that class", false),
-        ("missed-defect", f"{len(missed)} labelled defects without a box", missed),
+        ("false-box", f"Boxes without a labelled defect of that class: {len(false)}", false),
+        ("missed-defect", f"Labelled defects without a box: {len(missed)}", missed),
     ):
         if not items:
             continue
