@@ -20,7 +20,6 @@ Kind = Literal[
     "duplicate",
     "contradiction",
     "unlabelled",
-    "no picture",
     "mask",
     "label",
     "leak",

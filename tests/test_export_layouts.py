@@ -83,6 +83,17 @@ def test_folders_for_the_splits_are_obeyed(tmp_path: Path) -> None:
         read_dataset(tmp_path)
 
 
+def test_good_parts_with_defects_to_test(tmp_path: Path) -> None:
+    write_classes(tmp_path, good=20)
+    write_classes(tmp_path / "test", crack=4, good=2)
+    dataset = read_dataset(tmp_path)
+    assert {sample.label for sample in dataset.splits["train"]} == {dataset.good}
+    assert [len(samples) for samples in dataset.splits.values()] == [17, 3, 6]
+    (tmp_path / "good").rename(tmp_path / "test" / "more")
+    with pytest.raises(DatasetError, match="holds test but no folder train"):
+        read_dataset(tmp_path)
+
+
 def test_a_train_folder_alone_is_no_split(tmp_path: Path) -> None:
     write_classes(tmp_path / "train", good=20, bad=20)
     dataset = read_dataset(tmp_path)

@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -12,7 +13,9 @@ from labelled_folders import write_classes, write_mask, write_pictures
 from export.__main__ import main
 from export.choice import choose
 from export.commands import train
+from export.cross_validation import cross_validate
 from export.dataset import read_dataset
+from export.request import Request
 from export.samples import DatasetError
 from export.teller import Teller
 
@@ -146,6 +149,38 @@ def test_a_training_on_another_split_is_not_gone_on_with(tmp_path: Path, capsys:
     (out / "split.csv").write_text("file,split,group\n0.png,test,0.png\n", encoding="utf-8")
     assert main(["train", str(folder), "--out", str(out), "--steps", "1"]) == 1
     assert "holds a training on other pictures or another split (split.csv differs)" in capsys.readouterr().err
+
+
+def test_folds_share_no_group_and_are_not_trained_twice(tmp_path: Path) -> None:
+    dataset = read_dataset(write_classes(tmp_path / "data", good=20, dent=20))
+    tested: list[str] = []
+    said: list[str] = []
+
+    def counted(request: Request) -> Path:
+        """In place of a training: the figure is how many pictures were tested."""
+        parts = request.dataset.splits
+        assert sorted(item.name for part in parts.values() for item in part) == sorted(
+            item.name for item in dataset.samples
+        )
+        groups = [{item.group for item in part} for part in parts.values()]
+        assert not groups[0] & groups[1] | groups[0] & groups[2] | groups[1] & groups[2]
+        assert all(parts.values())
+        tested.extend(item.name for item in parts["test"])
+        figures = {"test_int8": {"pictures": len(parts["test"]), "auroc": 0.9 + len(tested) / 1000}}
+        request.out.mkdir(parents=True)
+        (request.out / "metrics.json").write_text(json.dumps(figures), encoding="utf-8")
+        return request.out / "none.bundle"
+
+    request = Request(dataset, tmp_path / "out", "parts", "1", 1.0, 0, say=said.append)
+    summary = cross_validate(request, 4, 0, counted)
+    assert sorted(tested) == sorted(item.name for item in dataset.samples)
+    assert summary["pictures"] == {"mean": 10, "deviation": 0, "least": 10, "most": 10}
+    assert summary["auroc"]["mean"] == pytest.approx(0.925)
+    assert cross_validate(request, 4, 0, counted) == summary
+    assert len(tested) == 40
+    assert said[0] == "fold 1 of 4: 30 to train, 10 to test"
+    with pytest.raises(DatasetError, match=r"holds folds of a training with other options \(folds\.json\)"):
+        cross_validate(replace(request, seed=1), 4, 0, counted)
 
 
 class Terminal(io.StringIO):

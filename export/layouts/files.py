@@ -25,7 +25,7 @@ _DOCUMENTS = frozenset({".md", ".rst", ".pdf", ".html", ".htm"})
 _DOCUMENT_STEMS = ("readme", "license", "licence", "source", "copying", "changelog")
 
 
-def walk(root: Path, *, skip: Sequence[Path] = ()) -> Iterator[Path]:
+def walk(root: Path) -> Iterator[Path]:
     """Every file below a folder in the order of the names; hidden files and what desktops leave behind are passed over.
 
     Links to folders are followed, each folder once. A folder that holds a bundle is the result of a training, and is
@@ -46,7 +46,7 @@ def walk(root: Path, *, skip: Sequence[Path] = ()) -> Iterator[Path]:
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = sorted(name for name in folders if not _is_junk(name) and Path(folder, name) not in skip)
+        folders[:] = sorted(name for name in folders if not _is_junk(name))
         for name in sorted(files):
             if not _is_junk(name):
                 yield Path(folder, name)

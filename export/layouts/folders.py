@@ -8,6 +8,7 @@
                                                         DIR/ground_truth/scratch/*_mask.png
 
 The first is the plain form; the third is MVTec AD's, the fourth MagneticTile's. A class may hold further folders.
+Classes beside a folder `test` alone (`good/`, `test/scratch/`) are trained on.
 
 Masks are found in three places: `NAME_mask.png`, `NAME_label.png` or `NAME_gt.png` (any suffix) beside the picture;
 `NAME.png` beside a picture of another format; and under `ground_truth/` or `masks/` at the same class and name.
@@ -176,19 +177,23 @@ def _class_folders(
                 yield folder.name, None, folder
         return
     beside = [
-        folder.name
+        folder
         for folder in folders_in(root)
         if folder not in split_folders and folder not in mask_folders and has_pictures(folder)
     ]
-    if beside:
-        raise DatasetError(
-            f"{root}: holds folders for splits ({', '.join(sorted(path.name for path in split_folders))}) and beside "
-            f"them other folders of pictures ({', '.join(beside)}); move these into a split's folder or out of {root}"
-        )
-    if "train" not in split_folders.values():
+    if "train" in split_folders.values():
+        if beside:
+            raise DatasetError(
+                f"{root}: holds folders for splits ({', '.join(sorted(path.name for path in split_folders))}) and "
+                f"beside them other folders of pictures ({', '.join(path.name for path in beside)}); move these into a "
+                f"split's folder or out of {root}"
+            )
+    elif not beside:
         raise DatasetError(
             f"{root}: holds {', '.join(sorted(path.name for path in split_folders))} but no folder train"
         )
+    for folder in beside:
+        yield folder.name, "train", folder
     for folder, split in split_folders.items():
         for inside in folders_in(folder):
             if inside.name.lower() not in MASK_FOLDERS:
