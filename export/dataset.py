@@ -94,8 +94,10 @@ def read_dataset(
     if not seen.samples:
         raise DatasetError(f"{root}: holds no picture that can be used{_first_of(seen.problems)}")
     problems = [*listing.problems, *seen.problems]
-    pairs = look_alikes(seen.thumbnails)
-    samples, grouped_by, too_alike = _grouped(listing, seen, pairs if group_look_alikes else [])
+    pairs, largest = _telling_pairs(seen)
+    samples, grouped_by, too_alike = _grouped(
+        listing, seen, pairs if group_look_alikes else [], largest if group_look_alikes else 0
+    )
     splits, folds, split_by = _split(listing, samples, seed)
     problems += [*too_alike, *_straddling(listing, samples, splits), *_alike_apart(samples, splits, pairs)]
     return Dataset(
@@ -155,7 +157,20 @@ def _good_label(listing: Listing, given: str | None) -> str | None:
     return given
 
 
-def _grouped(listing: Listing, seen: Scan, pairs: Sequence[LookAlike]) -> tuple[list[Sample], str, list[Problem]]:
+def _telling_pairs(seen: Scan) -> tuple[Sequence[LookAlike], int]:
+    """The look-alikes and how many pictures the largest cluster of them has; none where likeness tells nothing.
+
+    Of parts that lie in the same place up to a pixel or two, all that were shifted alike look alike.
+    """
+    pairs = look_alikes(seen.thumbnails)
+    members = clusters(len(seen.samples), [(pair.first, pair.second) for pair in pairs])
+    largest = int(np.bincount(members).max())
+    return ([] if largest > max(ALIKE_AT_MOST * len(seen.samples), ALIKE_IN_ANY_CASE) else pairs), largest
+
+
+def _grouped(
+    listing: Listing, seen: Scan, pairs: Sequence[LookAlike], largest: int
+) -> tuple[list[Sample], str, list[Problem]]:
     """Samples with their groups, what decided them, and a warning where looks cannot tell parts apart."""
     samples = seen.samples
     table = listing.root / GROUPS_FILE
@@ -164,11 +179,8 @@ def _grouped(listing: Listing, seen: Scan, pairs: Sequence[LookAlike]) -> tuple[
         return [replace(sample, group=groups[sample.name]) for sample in samples], GROUPS_FILE, []
     if listing.grouped:
         return list(samples), "the layout's own groups", []
-    same = _same_files(seen)
-    members = clusters(len(samples), [*same, *((pair.first, pair.second) for pair in pairs)])
-    largest = max(np.bincount(members, minlength=1))
     problems = []
-    if largest > max(ALIKE_AT_MOST * len(samples), ALIKE_IN_ANY_CASE):
+    if largest > 1 and not pairs:
         problems.append(
             Problem(
                 "",
@@ -178,7 +190,7 @@ def _grouped(listing: Listing, seen: Scan, pairs: Sequence[LookAlike]) -> tuple[
                 "groups",
             )
         )
-        members = clusters(len(samples), same)
+    members = clusters(len(samples), [*_same_files(seen), *((pair.first, pair.second) for pair in pairs)])
     together = len(samples) - len(set(members))
     grouped = [replace(sample, group=samples[member].group) for sample, member in zip(samples, members, strict=True)]
     return grouped, f"looks: {together} look-alikes joined others" if together else "each picture by itself", problems

@@ -208,6 +208,23 @@ def test_look_alikes_are_found_among_parts_that_lie_alike() -> None:
     assert thumbnail(picture(0)).shape == (32, 32)
 
 
+def test_parts_that_lie_alike_are_not_thrown_together(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    part = cv2.GaussianBlur(rng.integers(0, 255, (260, 260)).astype(np.float32), (0, 0), 6)
+    part = 20 + 215 * (part - part.min()) / np.ptp(part)
+    for number in range(120):
+        x, y = rng.uniform(5, 15, 2)
+        shifted = cv2.getRectSubPix(part, (240, 240), (125 + x, 125 + y)) + rng.normal(0, 2, (240, 240))
+        path = tmp_path / ("good" if number % 2 else "bad") / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(path), np.clip(shifted, 0, 255).astype(np.uint8))
+    dataset = read_dataset(tmp_path)
+    assert len({item.group for item in dataset.samples}) == 120
+    (told,) = dataset.problems
+    assert told.kind == "groups"
+    assert "cannot be told apart by their looks" in told.what
+
+
 def test_look_alikes_share_a_group(folder: Path) -> None:
     big = cv2.resize(picture(99), (240, 160), interpolation=cv2.INTER_CUBIC)
     cv2.imwrite(str(folder / "good/first.png"), big)
