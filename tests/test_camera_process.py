@@ -254,6 +254,19 @@ def test_stopping_takes_less_than_a_second_when_the_driver_hangs(mishap: str, fu
     assert STALLED not in seen.states
 
 
+def test_a_station_that_cannot_keep_up_stops_all_the_same() -> None:
+    pace = threading.Event()
+
+    def judge_slowly(_: Frame) -> None:
+        pace.wait(0.05)
+
+    with process(CapturePlan(), rate_fps=200.0) as source:
+        seen = drive(source, lambda so_far: len(so_far.frames) == 5)
+        source.finish()
+        drive(source, lambda so_far: STOPPED in so_far.states, seen=seen, within_s=60, look=judge_slowly)
+    assert seen.sequences == list(range(1, len(seen.frames) + 1))
+
+
 def test_leaving_without_an_orderly_stop_ends_a_hanging_child_within_a_second(fuse: Path) -> None:
     with process(CapturePlan(), rate_fps=100.0, mishap="freeze", at=1, fuse=fuse) as source:
         drive(source, lambda so_far: len(so_far.frames) == 1)

@@ -201,6 +201,9 @@ class CameraProcess:
     def read(self, timeout_s: float) -> Frame | CameraEvent | None:
         """Return the next frame or event; None when nothing came within `timeout_s`."""
         until_s = self._clock.monotonic_s() + timeout_s
+        if self._finish_requested and self._kill_at_s is None:
+            # Not only when nothing waits: where frames come faster than they are judged, something always does.
+            self._supervise()
         while True:
             if (self._plan.policy == "latest" or not self._ready) and not self._receive() and self._child is not None:
                 self._bury(self._child)
