@@ -161,6 +161,19 @@ def test_a_picture_that_is_admitted_finds_room_in_the_budget(
     assert shelf.admits(limits, new, size) is (shelf.make_room(limits, PLENTY, new, size).refused is None)
 
 
+def test_a_new_picture_leaves_the_last_bytes_of_the_disk_and_old_ones_stay() -> None:
+    bounds = Bounds.of(EvidenceSettings(min_free_bytes=0), left_bytes=1000)
+    shelf = Shelf()
+    items = [Kept(uuid7(number), "c", EvidenceClass.NG, 400) for number in range(3)]
+    for item in items:
+        shelf.add(item)
+    assert shelf.make_room(bounds, 10).delete == ()
+    assert shelf.make_room(bounds, 1400, EvidenceClass.NG, 400).delete == ()
+    assert shelf.make_room(bounds, 1399, EvidenceClass.NG, 400).delete == (items[0],)
+    refused = shelf.make_room(bounds, 100, EvidenceClass.NG, 400)
+    assert (refused.refused, refused.delete) == ("free_space", ())
+
+
 def test_a_less_valuable_class_never_counts_with_less_free_space_than_a_more_valuable_one() -> None:
     found = Bounds.of(EvidenceSettings(min_free_bytes=100, unknown=EvidenceClassSettings(min_free_bytes=500)))
     assert list(found.min_free_bytes.values()) == [100, 500, 500, 500]

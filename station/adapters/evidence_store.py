@@ -101,6 +101,7 @@ class EvidenceStore:
         on_fault: told what is wrong with the store, and None when all is well again; only on a change.
         clock: paces looks and retries.
         promised: the newest verdicts of former runs: those whose picture was never written are marked.
+        left_bytes: what new pictures leave free on the disk in any case, for those who must be able to write.
         free_bytes: says how much is free on the disk of a folder; raises OSError.
     """
 
@@ -112,12 +113,13 @@ class EvidenceStore:
         clock: Clock,
         *,
         promised: Sequence[Verdict] = (),
+        left_bytes: int = 0,
         free_bytes: Callable[[Path], int] = lambda folder: shutil.disk_usage(folder).free,
     ) -> None:
         self._data_dir = data_dir
         self._root = data_dir / FOLDER
         self._settings = settings
-        self._bounds = Bounds.of(settings)
+        self._bounds = Bounds.of(settings, left_bytes)
         self._on_fault = on_fault
         self._clock = clock
         self._promised = promised
@@ -327,7 +329,10 @@ class EvidenceStore:
             return None
         names = ", ".join(one.value for one in BY_VALUE if one in short)
         least = min(self._bounds.min_free_bytes[one] for one in short)
-        return f"too little space is free on the disk (min_free_bytes = {least}); no pictures of {names} are kept"
+        limit = f"min_free_bytes = {least}"
+        if least < self._bounds.left_bytes:
+            limit = f"the last {self._bounds.left_bytes} bytes are the journal's"
+        return f"too little space is free on the disk ({limit}); no pictures of {names} are kept"
 
     def _failed(self, exc: OSError) -> None:
         reason = f"{self._root} cannot be {'written' if self._indexed else 'read and written'}: {exc.strerror}"

@@ -51,6 +51,9 @@ READINGS_FILE = "readings.sqlite"
 SWITCH_INTERVAL_S = 0.0005
 EVIDENCE = "evidence"
 """What a fault of the store of pictures is called in `status`."""
+LEFT_TO_JOURNAL_BYTES = 16_000_000
+"""New pictures leave this much of the disk free: with `min_free_bytes = 0` they would take its last byte, and verdicts
+would not be durable any more. It is what the write-ahead log of a large journal may take."""
 EVIDENCE_LOOKED_AT = 1000
 """Newest verdicts of former runs whose pictures are looked for at the start."""
 
@@ -237,6 +240,7 @@ def _evidence_store(
         lambda fault: faults.set(EVIDENCE, fault),
         clock,
         promised=_promised(journal),
+        left_bytes=LEFT_TO_JOURNAL_BYTES,
     ) as store:
         yield store
 
