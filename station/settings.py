@@ -253,11 +253,11 @@ class SimulatedCamera(BaseCamera):
     """Frames a second; 0: as fast as they can be judged."""
     frames: int | None = Field(default=None, ge=1)
     """Stop after this many frames."""
-    defect_share: Fraction = 0.1
+    defect_share: float = Field(default=0.1, ge=0, le=0.99)
     """Share of frames with a defect."""
     rise_after_s: float | None = Field(default=None, ge=0)
     """What passes the camera from then on has `risen_defect_share`; default: never."""
-    risen_defect_share: Fraction = 0.4
+    risen_defect_share: float = Field(default=0.4, ge=0, le=0.99)
     """Share of frames with a defect after the rise."""
 
     @model_validator(mode="after")
