@@ -84,6 +84,13 @@ class Mosquitto:
         self._process.wait()
         self._process = None
 
+    def terminate(self) -> None:
+        """SIGTERM, as a service manager ends it: it saves what its configuration says."""
+        assert self._process is not None
+        self._process.terminate()
+        self._process.wait()
+        self._process = None
+
     def stop(self) -> None:
         """SIGSTOP: the kernel still accepts connections, nobody answers."""
         assert self._process is not None
@@ -149,6 +156,11 @@ class Listener:
     @property
     def count(self) -> int:
         return len(self._received)
+
+    def after(self, count: int) -> list[Received]:
+        """What was received after the first `count` messages."""
+        with self._changed:
+            return self._received[count:]
 
     def wait_until(self, condition: Callable[[list[Received]], bool], patience_s: float = PATIENCE_S) -> list[Received]:
         """Wait until the messages received so far meet a condition, and return them."""

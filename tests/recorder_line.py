@@ -15,7 +15,7 @@ from station.adapters.system_clock import SystemClock
 from station.broker_settings import BrokerSettings
 from station.mailbox import Mailbox, Overflow
 from station.messages import Link, Outgoing, Verdict
-from station.recorder import Recorder
+from station.recorder import SPOOL_BYTES, Recorder
 from station.settings import JournalSettings
 from station.wire import decode
 
@@ -36,7 +36,7 @@ class Line:
 
 
 @contextmanager
-def running(folder: Path, port: int, **broker: float) -> Iterator[Line]:
+def running(folder: Path, port: int, *, spool_bytes: int = SPOOL_BYTES, **broker: float) -> Iterator[Line]:
     clock = SystemClock()
     mailbox: Mailbox[Outgoing] = Mailbox(10_000, Overflow.BLOCK)
     links: list[Link] = []
@@ -66,6 +66,7 @@ def running(folder: Path, port: int, **broker: float) -> Iterator[Line]:
             clock=clock,
             window=options.in_flight,
             replay_window_s=options.replay_window_s,
+            spool_bytes=spool_bytes,
         )
         stop = threading.Event()
 
