@@ -65,7 +65,6 @@ STAGES = (
 )
 """Output strides 2, 4, 8, 16, 16, 32, 32 pixels."""
 
-_HEAD = ("_conv_head.", "_bn1.", "_fc.")
 _UNUSED = "num_batches_tracked"
 
 
@@ -148,7 +147,7 @@ def load_pretrained(network: keras.Model, weights: Mapping[str, Array]) -> None:
         DatasetError: an array is missing, left over or of another shape than its layer.
     """
     left = {name: value for name, value in weights.items() if not name.endswith(_UNUSED)}
-    blocks = 0
+    blocks: set[int] = set()
     for layer in _weighted_layers(network):
         source = _source_of(layer.name)
         if source is None:
@@ -158,7 +157,7 @@ def load_pretrained(network: keras.Model, weights: Mapping[str, Array]) -> None:
         else:
             arrays = [left.pop(f"{source}.{part}", None) for part in ("weight", "bias", "running_mean", "running_var")]
         if layer.name.startswith("block"):
-            blocks = max(blocks, int(layer.name.split("_")[0].removeprefix("block")) + 1)
+            blocks.add(int(layer.name.split("_")[0].removeprefix("block")))
         expected = [tuple(variable.shape) for variable in layer.weights]
         found = [None if array is None else array.shape for array in arrays]
         if found != expected:
@@ -166,8 +165,8 @@ def load_pretrained(network: keras.Model, weights: Mapping[str, Array]) -> None:
                 f"the pretrained weights of {source} have the shapes {found}; {layer.name} has {expected}"
             )
         layer.set_weights(arrays)
-    # What remains may only be the ImageNet head and the stages that this network does not have.
-    stray = [name for name in left if not name.startswith(_HEAD) and _block_number(name) < blocks]
+    # What remains may only belong to parts that this network does not have.
+    stray = [name for name in left if _block_number(name) in blocks]
     if stray:
         raise DatasetError(f"the pretrained weights {', '.join(sorted(stray)[:3])} fit no layer")
 

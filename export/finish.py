@@ -140,7 +140,9 @@ def finish(
     sha256, size = "(not written)", len(draft.model)
     accepted = not found or demands.allow_regression
     if accepted:
-        candidates = golden_candidates(dataset.splits["validation"], channels, compares=draft.compares)
+        candidates = golden_candidates(
+            dataset.splits["validation"], channels, compares=draft.compares, marked=draft.task == "anomaly"
+        )
         cases, golden = golden_set(deployed, candidates, thresholds, candidate.golden_step)
         manifest = manifest.model_copy(update={"golden": cases})
         sha256, size = write_bundle(path, manifest, draft.model, golden, draft.extra).sha256, path.stat().st_size

@@ -200,11 +200,21 @@ def golden_set(
 
 
 def golden_candidates(
-    samples: Sequence[Sample], channels: int, *, compares: bool = False
+    samples: Sequence[Sample], channels: int, *, compares: bool = False, marked: bool = False
 ) -> Iterator[tuple[Pixels, ...]]:
-    """The pictures of some samples, each followed by its reference, which serves as a picture without defects."""
+    """The pictures of some samples, each followed by its reference, which serves as a picture without defects.
+
+    With `marked`, also each with a bright and a dark bar across: good parts alone leave nothing that must be rejected.
+    """
     for sample in with_references(samples):
-        yield from read_pictures([sample], channels, compares=compares)
+        together = read_pictures([sample], channels, compares=compares)
+        yield from together
+        if marked:
+            pixels = together[0][0].copy()
+            height, width = pixels.shape[:2]
+            pixels[height // 3 : height // 2, width // 4 : width // 2] = 255
+            pixels[height // 2 : 2 * height // 3, width // 4 : width // 2] = 0
+            yield (pixels, *together[0][1:])
 
 
 def write_bundle(

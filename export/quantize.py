@@ -36,7 +36,7 @@ def calibration_set(samples: Sequence[Sample], labels: int, count: int, seed: in
     order = np.random.default_rng((seed, 1)).permutation(len(samples))
     queues: list[list[int]] = [[] for _ in range(labels + 1)]
     for index in order:
-        classes = set(samples[index].classes.tolist())
+        classes = set(samples[index].classes.tolist()) | {samples[index].label} - {None}
         for label in classes or {labels}:
             queues[label].append(int(index))
     drawn: list[int] = []

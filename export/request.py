@@ -1,6 +1,6 @@
 """What a task's training is asked to do; each task's module has `train(request) -> Path`, which returns the bundle."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ class Request:
         options: the task's own knobs that were given, by the name of their option.
         allow_regression: write the bundle even if its int8 model is worse than the float one by more than the limits.
         say: takes lines for people; one with "min left" is progress, and on a terminal the next takes its place.
+        kept: what trainings on parts of the same data may share, by a name of the task\'s own.
     """
 
     dataset: Dataset
@@ -36,3 +37,4 @@ class Request:
     options: Mapping[str, Any] = field(default_factory=dict)
     allow_regression: bool = False
     say: Callable[[str], None] = print
+    kept: MutableMapping[str, Any] = field(default_factory=dict)

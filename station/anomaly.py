@@ -1,8 +1,10 @@
 """From the features of a picture's patches to how far each is from what was seen on good parts.
 
 The network puts out one feature vector for each patch; the bank holds those of good parts that stand for all others
-(Roth et al., CVPR 2022, "PatchCore"). A patch's anomaly is its distance to the nearest of them. Both are int8 in the
-same quantization, so squared distances are sums of whole numbers: the same on every machine.
+(Roth et al., CVPR 2022, "PatchCore"). A patch's anomaly is its distance to the nearest of them. With whitened features
+and the mean as the only one of the bank that is the Mahalanobis distance (Defard et al., ICPR 2021, "PaDiM"). Both are
+int8 in the same quantization, so squared distances are sums of whole numbers: the same on every machine. To this the
+network adds an opinion of its own.
 """
 
 import io
@@ -86,6 +88,7 @@ def distance_map(features: Grid, bank: Bank, decoding: AnomalyDecoding) -> npt.N
 
 def decode_anomaly(
     features: Grid,
+    activation: Grid,
     bank: Bank,
     *,
     decoding: AnomalyDecoding,
@@ -93,10 +96,11 @@ def decode_anomaly(
     placement: Placement,
     heatmap: bool,
 ) -> Scores:
-    """Score a picture: the largest anomaly anywhere, as sigmoid((distance − offset) / width).
+    """Score a picture: the largest anomaly anywhere; see `AnomalyDecoding`.
 
     Args:
         features: `[rows, columns, features]`.
+        activation: `[rows, columns, 1]`: the network's own opinion of each patch, as a logit.
         bank: of good patches.
         decoding: from distance to score.
         stride_px: edge of a cell.
@@ -106,12 +110,18 @@ def decode_anomaly(
     Raises:
         InferenceError: the features do not fit the bank, or are not finite.
     """
-    if features.stored.ndim != 3:  # noqa: PLR2004
-        raise InferenceError(f"the network's features {features.stored.shape} are no map")
+    if features.stored.ndim != 3 or activation.stored.shape != (*features.stored.shape[:2], 1):  # noqa: PLR2004
+        raise InferenceError(
+            f"the network's features {features.stored.shape} and map {activation.stored.shape} do not fit each other"
+        )
     rows, columns = cells_inside(features.stored.shape, stride_px, placement)
     inside = Grid(features.stored[:rows, :columns], features.scale, features.zero_point)
     distance = distance_map(inside, bank, decoding)
-    heat = sigmoid(np.asarray((distance - np.float32(decoding.offset)) / np.float32(decoding.width), np.float32))
+    opinion = activation.real(activation.stored[:rows, :columns, 0])
+    if not np.isfinite(opinion).all():
+        raise InferenceError("the network's map is not finite")
+    logits = (distance - decoding.offset) / decoding.width + (opinion - decoding.map_offset) / decoding.map_width
+    heat = sigmoid(np.asarray(logits, np.float32))
     places = find_regions(heat, floor=decoding.score_floor, limit=CANDIDATES, stride_px=stride_px, placement=placement)
     candidates = tuple(Defect(label=ANOMALY_LABEL, score=place.score, box=place.box) for place in places)
     score = float(heat.max())

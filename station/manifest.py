@@ -80,7 +80,10 @@ class ClassDecoding(Part):
 
 
 class AnomalyDecoding(Part):
-    """How patch features become an anomaly score, in float outside of the graph: sigmoid((distance − offset) / width).
+    """How a patch's features and map become an anomaly score.
+
+    The distance is computed in float outside of the graph; the score of a patch is
+    sigmoid((distance − offset) / width + (map − map_offset) / map_width).
 
     Attributes:
         distance: `nearest`: Euclidean, to the nearest of the stored patches of good parts.
@@ -88,6 +91,7 @@ class AnomalyDecoding(Part):
         feature_scale, feature_zero_point: quantization of the bank, the same as of the output `features`.
         smooth_cells: standard deviation of the Gaussian that smooths the map of distances; 0 for none.
         offset, width: in units of one quantization step of the features.
+        map_offset, map_width: in units of the map's logits.
         score_floor: peaks below are no candidates.
     """
 
@@ -98,6 +102,8 @@ class AnomalyDecoding(Part):
     smooth_cells: float = Field(default=0.0, ge=0, le=16)
     offset: float = 0.0
     width: float = Field(default=1.0, gt=0)
+    map_offset: float = 0.0
+    map_width: float = Field(default=1.0, gt=0)
     score_floor: float = Field(default=0.05, ge=0, le=1)
 
 

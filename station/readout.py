@@ -10,7 +10,7 @@ from station.errors import BundleError
 from station.manifest import Bundle, Manifest, Tensor
 from station.messages import Scores
 
-OUTPUT_NAMES = {"detect": ("heatmap", "box"), "classify": ("logits", "map"), "anomaly": ("features",)}
+OUTPUT_NAMES = {"detect": ("heatmap", "box"), "classify": ("logits", "map"), "anomaly": ("features", "map")}
 """Task → names of the outputs, in the manifest's order."""
 
 
@@ -67,7 +67,7 @@ class ClassifyReadout:
 
 
 class AnomalyReadout:
-    """Features of patches become distances to good ones."""
+    """Features of patches become distances to good ones, and add to what the map says."""
 
     def __init__(self, manifest: Manifest, bank: Bank) -> None:
         self._manifest = manifest
@@ -77,6 +77,7 @@ class AnomalyReadout:
         """See `Readout`."""
         return decode_anomaly(
             outputs[0],
+            outputs[1],
             self._bank,
             decoding=self._manifest.anomaly,
             stride_px=self._manifest.preprocessing.stride_px,
@@ -111,6 +112,7 @@ def readout_of(bundle: Bundle) -> Readout:
         return ClassifyReadout(manifest)
     depth = manifest.outputs[0].shape[-1]
     _check_shape(manifest.outputs[0], (1, *cells, depth))
+    _check_shape(manifest.outputs[1], (1, *cells, 1))
     scale, zero_point = manifest.outputs[0].scale, manifest.outputs[0].zero_point
     if (manifest.anomaly.feature_scale, manifest.anomaly.feature_zero_point) != (scale, zero_point):
         raise BundleError(

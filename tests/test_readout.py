@@ -110,6 +110,7 @@ def test_a_strange_patch_is_found_where_it_is() -> None:
     features[1, 2] = (0, 40)
     scores = decode_anomaly(
         Grid(features, 0.5, 0),
+        Grid(np.zeros((5, 6, 1), np.int8)),
         bank,
         decoding=AnomalyDecoding(offset=20, width=4, feature_scale=0.5),
         stride_px=8,

@@ -42,6 +42,8 @@ from export.teller import Teller
 
 TRAINERS: dict[Task, str] = {
     "detect": "export.commands.train_detect",
+    "classify": "export.commands.train_classify",
+    "anomaly": "export.commands.train_anomaly",
 }
 """Task → module with `train(request) -> Path`; imported only when it is needed, since TensorFlow takes seconds."""
 
@@ -127,7 +129,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="PNG pictures that set the quantization's ranges (default: a stratified draw from the training split)",
     )
     add_training_arguments(parser.add_argument_group("forecast and warn", "early warning from sensor logs in DIR"))
+    classify = parser.add_argument_group(
+        "classify and anomaly", "knobs of the classifier, for those who know what they want"
+    )
+    classify.add_argument("--epochs", type=_positive_int, metavar="N", help="length of each stage, at most")
+    classify.add_argument("--optimizer", choices=["adam", "sgd"], help="how the weights are moved (default: adam)")
+    classify.add_argument("--rate", type=_positive, help="largest learning rate, of all stages in proportion")
+    classify.add_argument("--weight-decay", type=_not_negative, help="of the optimizer")
+    classify.add_argument("--dropout", type=_share, help="share of features left out in training")
+    classify.add_argument(
+        "--patience", type=_positive_int, metavar="N", help="stop after N epochs without a better validation loss"
+    )
+    classify.add_argument("--views", type=_positive_int, metavar="N", help="views of each picture that are kept")
 
+
+CLASSIFY_OPTIONS = ("epochs", "optimizer", "rate", "weight_decay", "dropout", "patience", "views", "colour")
 
 OPTIONS: dict[Task, tuple[str, ...]] = {
     "detect": (
@@ -141,6 +157,8 @@ OPTIONS: dict[Task, tuple[str, ...]] = {
         "widths",
         "calibration",
     ),
+    "classify": CLASSIFY_OPTIONS,
+    "anomaly": CLASSIFY_OPTIONS,
 }
 """Options that only some tasks know."""
 
@@ -292,6 +310,20 @@ def _positive(text: str) -> float:
 def _positive_int(text: str) -> int:
     value = int(text)
     if value < 1:
+        raise ValueError
+    return value
+
+
+def _not_negative(text: str) -> float:
+    value = float(text)
+    if not value >= 0:
+        raise ValueError
+    return value
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < 1:
         raise ValueError
     return value
 

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-from station.detections import Grid, overlap
+from station.detections import Grid, Placement, overlap
 from station.errors import BundleError, GoldenMismatch, InferenceError
 from station.manifest import Bundle, GoldenCase, Tensor
 from station.messages import Box, Defect, ModelRef, Outcome, Pixels, Scores
@@ -145,6 +145,24 @@ class LitertModel:
             InferenceError: the picture does not fit the model or its reference, or the runtime failed.
         """
         began = time.perf_counter()
+        outputs, placement, written = self._invoke(pixels, reference)
+        scores = self._readout.read(outputs, placement, heatmap=self._want_heatmap)
+        return replace(
+            scores,
+            preprocess_ms=(written - began) * 1e3,
+            inference_ms=(time.perf_counter() - written) * 1e3,
+        )
+
+    def outputs(self, pixels: Pixels) -> tuple[list[Grid], Placement]:
+        """What the network puts out for a picture, in the manifest's order, and where the picture lies on its input.
+
+        Raises:
+            InferenceError: the picture does not fit the model, or the runtime failed.
+        """
+        outputs, placement, _ = self._invoke(pixels, None)
+        return outputs, placement
+
+    def _invoke(self, pixels: Pixels, reference: Pixels | None) -> tuple[list[Grid], Placement, float]:
         preprocessing = self._manifest.preprocessing
         try:
             _, height, width, _ = self._manifest.inputs[0].shape
@@ -162,12 +180,7 @@ class LitertModel:
             ]
         except (RuntimeError, ValueError, MemoryError, cv2.error) as exc:
             raise InferenceError(f"the model {self.ref.name} failed on a {list(pixels.shape)} picture: {exc}") from exc
-        scores = self._readout.read(outputs, placement, heatmap=self._want_heatmap)
-        return replace(
-            scores,
-            preprocess_ms=(written - began) * 1e3,
-            inference_ms=(time.perf_counter() - written) * 1e3,
-        )
+        return outputs, placement, written
 
     def invoke_only(self) -> None:
         """Run the network once more over what the input holds: the bare loop that the whole path is compared with.

@@ -1,0 +1,46 @@
+"""Weights and optimizers of a training in stages, written whole or not at all."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from export.dataset import DatasetError
+
+
+def save(path: Path, models: Sequence[keras.Model], stage: int, epoch: int, spent_s: float) -> None:
+    """Write every model's weights; models may share layers."""
+    arrays = {
+        f"model{number}_{index}": weight
+        for number, model in enumerate(models)
+        for index, weight in enumerate(model.get_weights())
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.part")
+    with temporary.open("wb") as stream:
+        np.savez(stream, stage=np.int64(stage), epoch=np.int64(epoch), spent_s=np.float64(spent_s), **arrays)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(path)
+
+
+def restore(path: Path, models: Sequence[keras.Model]) -> tuple[int, int, float]:
+    """Put stored weights back.
+
+    Returns:
+        Stage, epoch of that stage and the seconds that it has taken; zeros where nothing is stored.
+
+    Raises:
+        DatasetError: the file is damaged, or of another network.
+    """
+    if not path.is_file():
+        return 0, 0, 0.0
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            for number, model in enumerate(models):
+                model.set_weights([stored[f"model{number}_{index}"] for index in range(len(model.weights))])
+            return int(stored["stage"]), int(stored["epoch"]), float(stored["spent_s"])
+    except (OSError, ValueError, KeyError) as exc:
+        raise DatasetError(f"{path}: is not a checkpoint of this training: {exc}; remove it to start anew") from exc

@@ -1,0 +1,90 @@
+"""The task `anomaly`: the way from pictures of good parts to a bundle."""
+
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from export.commands.train_classify import knobs_of, settle_knobs
+from export.finish import Candidate, Demands, finish
+from export.package import Draft, quality_limits
+from export.request import Request
+from export.samples import DatasetError
+from export.train_anomaly import (
+    SMOOTH_CELLS,
+    FloatAnomaly,
+    anomaly_knobs,
+    bank_bytes,
+    fit_scale,
+    mean_bank,
+    train_anomaly,
+)
+from export.train_classifier import load_pictures
+from export.whole_pictures import draw_calibration, quantize_pictures
+from station.anomaly import ANOMALY_LABEL
+from station.manifest import AnomalyDecoding
+from station.readout import OUTPUT_NAMES
+
+LOGIT_STEPS = 3.0
+"""Quantization steps of distance by which a score may differ on another processor."""
+
+
+def train(request: Request) -> Path:
+    """Train or go on, quantize and write the bundle.
+
+    Raises:
+        DatasetError: the data or an option does not serve.
+        TrainingError: the loss is not finite any more.
+        BundleError, GoldenMismatch: the quantized model does not work.
+    """
+    if request.preset not in {None, "lite0"}:
+        raise DatasetError(f"--preset {request.preset}: anomaly knows lite0 only")
+    dataset = request.dataset
+    knobs = anomaly_knobs(knobs_of(request))
+    settle_knobs(request.out, knobs)
+    samples = [sample for sample in dataset.splits["train"] if sample.label == dataset.good]
+    held_out = [sample for sample in dataset.splits["validation"] if sample.label == dataset.good]
+    good = load_pictures(samples, knobs.channels)
+    request.say(f"training on {len(good)} pictures of good parts")
+    trained = train_anomaly(good, knobs, folder=request.out, say=request.say)
+    names, calibration = draw_calibration(request, samples, knobs.channels)
+    request.say(f"quantizing, calibrated on {len(names)} pictures")
+    model = quantize_pictures(
+        trained.network, calibration, trained.preprocessing, OUTPUT_NAMES["anomaly"], trained.to_real
+    )
+    draft = Draft(
+        name=request.name,
+        version=request.version,
+        model=model,
+        labels=(ANOMALY_LABEL,),
+        preprocessing=trained.preprocessing,
+        calibration=names,
+        task="anomaly",
+    )
+    features, activation = draft.manifest(datetime.now(UTC)).outputs
+    bank = mean_bank(features.zero_point)
+    decoding = AnomalyDecoding(
+        feature_scale=features.scale, feature_zero_point=features.zero_point, smooth_cells=SMOOTH_CELLS
+    )
+    draft = replace(draft, anomaly=decoding, extra={decoding.bank: bank_bytes(bank)})
+    # The scale is taken from what was held out; from training pictures only where there is nothing else.
+    deployed = draft.deployed(datetime.now(UTC))
+    reference = load_pictures(held_out, knobs.channels) or good
+    seen = [deployed.outputs(item.pixels) for item in reference]
+    decoding = fit_scale(
+        [(outputs[0], outputs[1]) for outputs, _ in seen],
+        [placement for _, placement in seen],
+        decoding,
+        bank,
+        trained.preprocessing.stride_px,
+    )
+    draft = replace(draft, anomaly=decoding)
+    candidate = Candidate(
+        draft=draft,
+        exact=FloatAnomaly(trained, decoding, bank),
+        quality=quality_limits(calibration),
+        golden_step=float(np.hypot(LOGIT_STEPS / decoding.width, activation.scale / decoding.map_width)),
+        configuration=asdict(knobs),
+    )
+    return finish(candidate, dataset, request.out, request.say, Demands(allow_regression=request.allow_regression))

@@ -1,0 +1,162 @@
+"""The task `classify`: what its options mean, and the way from class folders to a bundle."""
+
+import json
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, get_args
+
+from export.classifier import PRESETS, FloatClassifier, Preset, build_trunk
+from export.evaluate import score_samples
+from export.files import write_whole
+from export.finish import Candidate, Demands, finish
+from export.package import Draft, quality_limits
+from export.request import Request
+from export.samples import DatasetError
+from export.taps import TapStore
+from export.train_classifier import (
+    ClassifierKnobs,
+    ClassifierTraining,
+    LoadedPicture,
+    classifier_preprocessing,
+    load_pictures,
+)
+from export.whole_pictures import best_temperature, draw_calibration, quantize_pictures
+from station.manifest import ClassDecoding
+from station.readout import OUTPUT_NAMES
+
+KNOBS = "knobs.json"
+
+
+def train(request: Request) -> Path:
+    """Train or go on, quantize and write the bundle.
+
+    Raises:
+        DatasetError: the data or an option does not serve.
+        TrainingError: the loss is not finite any more.
+        BundleError, GoldenMismatch: the quantized model does not work.
+    """
+    knobs = knobs_of(request)
+    dataset = request.dataset
+    settle_knobs(request.out, knobs)
+    pictures = load_pictures(dataset.splits["train"], knobs.channels)
+    held_out = load_pictures(dataset.splits["validation"], knobs.channels)
+    training = ClassifierTraining(
+        pictures,
+        held_out,
+        dataset.labels,
+        dataset.good,
+        knobs,
+        store=_shared_store(request, knobs, pictures),
+        folder=request.out,
+        say=request.say,
+    )
+    preprocessing = training.preprocessing
+    size = "its own size" if preprocessing.geometry == "native" and preprocessing.scale == 1 else ""
+    request.say(
+        f"network: {knobs.preset}, {'colour' if knobs.channels == 3 else 'grey'}, "  # noqa: PLR2004
+        f"each picture at {size or f'{preprocessing.scale:.3g} times its size'}"
+        if preprocessing.geometry == "native"
+        else f"network: {knobs.preset}, pictures squeezed to a small square"
+    )
+    trained = training.train()
+    names, calibration = draw_calibration(request, dataset.splits["train"], knobs.channels)
+    request.say(f"quantizing, calibrated on {len(names)} pictures")
+    draft = Draft(
+        name=request.name,
+        version=request.version,
+        model=quantize_pictures(trained.network, calibration, preprocessing, OUTPUT_NAMES["classify"], trained.to_real),
+        labels=dataset.labels,
+        preprocessing=preprocessing,
+        calibration=names,
+        task="classify",
+        good_label=dataset.good_label,
+    )
+    deployed = draft.deployed(datetime.now(UTC))
+    scored = []
+    if dataset.splits["validation"]:
+        scored = score_samples(deployed, dataset.splits["validation"], dataset.labels, knobs.channels)
+    decoding = ClassDecoding(temperature=round(best_temperature(scored), 4))
+    draft = replace(draft, classification=decoding)
+    candidate = Candidate(
+        draft=draft,
+        exact=FloatClassifier(
+            trained.network, dataset.labels, dataset.good_label, preprocessing, decoding, trained.to_real
+        ),
+        quality=quality_limits(calibration),
+        # The score's logit is the difference of two sums of logits.
+        golden_step=2 * deployed.bundle.manifest.outputs[0].scale / decoding.temperature,
+        configuration=asdict(knobs),
+    )
+    return finish(candidate, dataset, request.out, request.say, Demands(allow_regression=request.allow_regression))
+
+
+def knobs_of(request: Request) -> ClassifierKnobs:
+    """The knobs that a request resolves to.
+
+    Raises:
+        DatasetError: an option does not serve.
+    """
+    given = request.options
+    defaults = ClassifierKnobs()
+    preset = _preset(request.preset)
+    rate: float | None = given.get("rate")
+    usual = defaults.head_rate if preset == "lite0" else defaults.plain_rate
+    factor = rate / usual if rate else 1.0
+    changes: dict[str, Any] = {
+        name: given[name] for name in ("optimizer", "weight_decay", "dropout", "patience", "views") if name in given
+    }
+    if "epochs" in given:
+        changes |= dict.fromkeys(("head_epochs", "deep_epochs", "fine_epochs", "plain_epochs"), given["epochs"])
+    for name in ("head_rate", "deep_rate", "fine_rate", "plain_rate"):
+        changes[name] = getattr(defaults, name) * factor
+    if preset != "lite0" and request.size_px is not None:
+        raise DatasetError(f"--size {request.size_px}: the preset {preset} has a size of its own; leave the option out")
+    return replace(
+        defaults,
+        preset=preset,
+        minutes=request.minutes,
+        side_px=request.size_px,
+        seed=request.seed,
+        channels=3 if given.get("colour", request.dataset.channels == 3) else 1,  # noqa: PLR2004
+        **changes,
+    )
+
+
+def settle_knobs(folder: Path, knobs: ClassifierKnobs) -> None:
+    """Write the knobs down, unless the folder holds a training with other ones: the time alone may change.
+
+    Raises:
+        DatasetError: it does.
+    """
+    path = folder / KNOBS
+    stored = json.loads(json.dumps(asdict(knobs)))
+    if path.is_file() and (folder / "checkpoint.npz").is_file():
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as exc:
+            raise DatasetError(f"{path}: cannot be read: {exc}; give another folder for --out") from exc
+        if {**before, "minutes": None} != {**stored, "minutes": None}:
+            raise DatasetError(
+                f"{folder}: holds a training with other knobs; give the same ones, or another folder for --out"
+            )
+    write_whole(path, (json.dumps(stored, indent=2) + "\n").encode())
+
+
+def _preset(wanted: str | None) -> Preset:
+    for preset in PRESETS:
+        if wanted in {None, preset}:
+            return preset
+    raise DatasetError(f"--preset {wanted}: classify knows {', '.join(get_args(Preset))}")
+
+
+def _shared_store(request: Request, knobs: ClassifierKnobs, pictures: list[LoadedPicture]) -> TapStore | None:
+    """Kept views that the folds of a cross-validation share; their scale must be the same, too."""
+    if knobs.preset != "lite0":
+        return None
+    preprocessing = classifier_preprocessing([item.pixels for item in pictures], knobs)
+    key = f"views at {preprocessing.scale:.6f}"
+    if key not in request.kept:
+        request.kept[key] = TapStore(build_trunk(knobs.channels), preprocessing, knobs.view, knobs.seed)
+    store: TapStore = request.kept[key]
+    return store

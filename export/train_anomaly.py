@@ -1,0 +1,229 @@
+"""Train an anomaly model on good parts only.
+
+    station-export train DIR --task anomaly
+
+Two opinions of each patch are added. The first is how far its pretrained features lie from those of good parts: a
+Gaussian over whitened features of an eighth and a sixteenth of the resolution (Defard et al., ICPR 2021, "PaDiM", with
+one Gaussian for all places, since parts need not lie alike). The whitening stands in the graph, so that only a
+Euclidean distance is left to do outside of it. The second is a map that has learned to find defects drawn on good
+pictures. Both are brought to one scale on good pictures that were held out.
+"""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+from keras import layers, ops
+
+from export.classifier import COARSE_FILTERS, COARSE_STAGE, FINE_FILTERS, FINE_STAGE
+from export.dataset import DatasetError, Sample
+from export.efficientnet import INPUT_SCALE, INPUT_ZERO_POINT, STAGES
+from export.synthetic import draw_defects
+from export.train_classifier import ClassifierKnobs, ClassifierTraining, LoadedPicture, Say
+from station.anomaly import ANOMALY_LABEL, decode_anomaly, distance_map
+from station.detections import Grid
+from station.manifest import AnomalyDecoding, Preprocessing
+from station.messages import Pixels, Scores
+from station.preprocess import input_size, write_input
+from station.regions import cells_inside
+
+FEATURES = FINE_FILTERS + COARSE_FILTERS
+GOOD, DRAWN = 0, 1
+DRAWN_COPIES = 1.0
+"""Pictures with drawn defects for each good one."""
+
+SHRINKAGE = 0.01
+"""Added to the eigenvalues of the features' correlation: with few pictures the smallest ones are noise."""
+
+PATCHES = 60_000
+SMOOTH_CELLS = 1.5
+CLEARANCE = 1.5
+"""A score of one half stands this many standard deviations above the mean of good pictures, for each opinion."""
+
+_LEAST_SPREAD = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedAnomaly:
+    """A float network ready for quantization.
+
+    Attributes:
+        network: from a picture to features and map.
+        preprocessing: of the bundle.
+        to_real: scale and zero point from a pixel to the network's input.
+    """
+
+    network: keras.Model
+    preprocessing: Preprocessing
+    to_real: tuple[float, int]
+
+
+def anomaly_knobs(knobs: ClassifierKnobs) -> ClassifierKnobs:
+    """The classifier's knobs as an anomaly model takes them: the trunk's features stay as ImageNet made them."""
+    return replace(knobs, fine_epochs=0, views=min(knobs.views, 3), balance=0.0)
+
+
+def train_anomaly(
+    good: Sequence[LoadedPicture],
+    knobs: ClassifierKnobs,
+    *,
+    folder: Any = None,
+    say: Say = print,
+) -> TrainedAnomaly:
+    """Train on pictures of good parts.
+
+    Args:
+        good: the training split's good pictures.
+        knobs: of `anomaly_knobs`.
+        folder: receives the checkpoint; None: nothing is saved.
+        say: takes the progress lines.
+
+    Raises:
+        DatasetError: there are too few pictures.
+        TrainingError: the loss is not finite any more.
+    """
+    if len(good) < 2:  # noqa: PLR2004
+        raise DatasetError(
+            "an anomaly model needs at least two pictures of good parts to train on; some dozens are usual"
+        )
+    clean = [LoadedPicture(item.sample, GOOD, item.pixels, None) for item in good]
+    training = ClassifierTraining(
+        [*clean, *_with_drawn_defects(clean, knobs.seed)],
+        [],
+        ("good", ANOMALY_LABEL),
+        GOOD,
+        knobs,
+        folder=folder,
+        say=say,
+    )
+    trained = training.train()
+    say("fitting the distribution of good patches")
+    network = _whiten(trained.network, [item.pixels for item in clean], trained.preprocessing, knobs.seed)
+    return TrainedAnomaly(network, trained.preprocessing, trained.to_real)
+
+
+def fit_scale(
+    outputs: Sequence[tuple[Grid, Grid]],
+    placements: Sequence[Any],
+    decoding: AnomalyDecoding,
+    bank: npt.NDArray[np.int8],
+    stride_px: int,
+) -> AnomalyDecoding:
+    """Bring both opinions to one scale, from the outputs `(features, map)` for good pictures that were held out."""
+    farthest, strongest = [], []
+    for (features, activation), placement in zip(outputs, placements, strict=True):
+        rows, columns = cells_inside(features.stored.shape, stride_px, placement)
+        inside = Grid(features.stored[:rows, :columns], features.scale, features.zero_point)
+        farthest.append(float(distance_map(inside, bank, decoding).max()))
+        strongest.append(float(activation.real(activation.stored[:rows, :columns]).max()))
+    spread = max(float(np.std(farthest)), 0.02 * float(np.mean(farthest)), 1e-3)
+    map_spread = max(float(np.std(strongest)), _LEAST_SPREAD)
+    return decoding.model_copy(
+        update={
+            "offset": float(np.mean(farthest)) + CLEARANCE * spread,
+            "width": spread,
+            "map_offset": float(np.mean(strongest)) + CLEARANCE * map_spread,
+            "map_width": map_spread,
+        }
+    )
+
+
+def mean_bank(zero_point: int) -> npt.NDArray[np.int8]:
+    """The mean of whitened features, which is zero, in the features' quantization."""
+    return np.full((1, FEATURES), zero_point, np.int8)
+
+
+def bank_bytes(bank: npt.NDArray[np.int8]) -> bytes:
+    """A bank as the bundle keeps it."""
+    stream = io.BytesIO()
+    np.save(stream, bank, allow_pickle=False)
+    return stream.getvalue()
+
+
+class FloatAnomaly:
+    """The float network before quantization, with the same preprocessing and decoding as the deployed model."""
+
+    def __init__(self, trained: TrainedAnomaly, decoding: AnomalyDecoding, bank: npt.NDArray[np.int8]) -> None:
+        self._trained = trained
+        self._decoding = decoding
+        self._bank = bank
+
+    def infer(self, pixels: Pixels, reference: Pixels | None = None) -> Scores:  # noqa: ARG002 (it does not compare)
+        """Score one picture."""
+        preprocessing = self._trained.preprocessing
+        tensor = np.empty((*input_size(pixels, preprocessing, (0, 0)), preprocessing.channels), np.uint8)
+        placement = write_input(pixels, tensor, preprocessing)
+        scale, zero_point = self._trained.to_real
+        real = (tensor[None].astype(np.float32) - zero_point) * np.float32(scale)
+        features, activation = self._trained.network.predict_on_batch(real)
+        return decode_anomaly(
+            Grid(np.asarray(features[0], np.float32)),
+            Grid(np.asarray(activation[0], np.float32)),
+            self._bank,
+            decoding=self._decoding,
+            stride_px=preprocessing.stride_px,
+            placement=placement,
+            heatmap=True,
+        )
+
+
+def _with_drawn_defects(clean: Sequence[LoadedPicture], seed: int) -> list[LoadedPicture]:
+    drawn = []
+    for number in range(round(DRAWN_COPIES * len(clean))):
+        item = clean[number % len(clean)]
+        rng = np.random.default_rng((seed, 11, number))
+        pixels, mask = draw_defects(item.pixels, clean[int(rng.integers(len(clean)))].pixels, rng)
+        sample = _renamed(item.sample, f"{item.sample.name} (drawn {number})")
+        drawn.append(LoadedPicture(sample, DRAWN, pixels, mask))
+    return drawn
+
+
+def _renamed(sample: Sample, name: str) -> Sample:
+    return replace(sample, name=name, label=DRAWN, mask=None)
+
+
+def _whiten(network: keras.Model, pictures: Sequence[Pixels], preprocessing: Preprocessing, seed: int) -> keras.Model:
+    """Add the output `features`: whitened with the statistics of good pictures, so that their mean is zero."""
+    fine, coarse = (
+        network.get_layer(f"block{sum(stage.blocks for stage in STAGES[: number + 1]) - 1}_add").output
+        for number in (FINE_STAGE, COARSE_STAGE)
+    )
+    fine = layers.AveragePooling2D(3, 1, "same")(fine)
+    coarse = layers.AveragePooling2D(3, 1, "same")(coarse)
+    patches = _patches(keras.Model(network.input, [fine, coarse]), pictures, preprocessing, seed)
+    mean, deviation = patches.mean(axis=0), patches.std(axis=0) + 1e-3
+    values, vectors = np.linalg.eigh(np.cov(((patches - mean) / deviation).T))
+    # ZCA or PCA, the distance is the same; PCA's axes share the int8 range evenly.
+    linear = (vectors / np.sqrt(np.maximum(values, 0) + SHRINKAGE)) / deviation[:, None]
+    linear = np.asarray(linear, np.float32)
+    bias = np.asarray(-mean @ linear, np.float32)
+    from_fine = layers.Conv2D(FEATURES, 1, name="whiten_fine")
+    from_coarse = layers.Conv2D(FEATURES * 4, 1, use_bias=False, name="whiten_coarse")
+    # Depth to space with four equal copies is enlargement by two, without a resize whose size would be fixed.
+    features = layers.Add()([from_fine(fine), ops.depth_to_space(from_coarse(coarse), 2)])
+    from_fine.set_weights([linear[:FINE_FILTERS][None, None], bias])
+    from_coarse.set_weights([np.tile(linear[FINE_FILTERS:], (1, 4))[None, None]])
+    return keras.Model(network.input, [features, network.output[1]], name="anomaly")
+
+
+def _patches(
+    taps: keras.Model, pictures: Sequence[Pixels], preprocessing: Preprocessing, seed: int
+) -> npt.NDArray[np.float64]:
+    """Features of patches drawn at random from good pictures, `[patches, FEATURES]`."""
+    rng = np.random.default_rng((seed, 13))
+    each = max(4, PATCHES // len(pictures))
+    drawn = []
+    for pixels in pictures:
+        tensor = np.empty((*input_size(pixels, preprocessing, (0, 0)), preprocessing.channels), np.uint8)
+        placement = write_input(pixels, tensor, preprocessing)
+        real = (tensor[None].astype(np.float32) - INPUT_ZERO_POINT) * np.float32(INPUT_SCALE)
+        fine, coarse = taps.predict_on_batch(real)
+        joined = np.concatenate([fine[0], coarse[0].repeat(2, axis=0).repeat(2, axis=1)], axis=2)
+        rows, columns = cells_inside(joined.shape, preprocessing.stride_px, placement)
+        cells = joined[:rows, :columns].reshape(-1, FEATURES)
+        drawn.append(cells[rng.permutation(len(cells))[:each]])
+    return np.concatenate(drawn).astype(np.float64)

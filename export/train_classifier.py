@@ -1,0 +1,586 @@
+"""Train the classifier on a labelled folder.
+
+    station-export train DIR --task classify --minutes 30
+
+The pretrained network is unfrozen in stages. Its first two thirds stay as they are at first, so their outputs are
+computed once for a few views of each picture and kept; on these the head learns, then the deep stages with it, which
+costs a tenth of training from pictures on. The last stage trains from pictures on, at a small rate, on views that are
+new each time. Each stage ends after its epochs, or when its share of the time is spent. The plain networks have one
+stage, from pictures on.
+
+What was done is saved after each epoch and taken up again by the same command.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+from export.checkpoint import restore, save
+from export.classifier import (
+    MULTIPLE_PX,
+    PLAIN_SIDE_PX,
+    STRIDE_PX,
+    Preset,
+    Statistics,
+    Widths,
+    build_plain,
+    build_tail,
+    build_trunk,
+    channel_statistics,
+    for_serving,
+    highest_loss,
+    join,
+    logits_loss,
+    map_loss,
+    measure_deep,
+)
+from export.dataset import DatasetError, Sample, read_mask, read_sample
+from export.efficientnet import INPUT_SCALE, INPUT_ZERO_POINT, STAGES
+from export.taps import TapStore
+from export.train_cnn import TrainingError
+from export.views import Mask, ViewKnobs, cell_cover, random_view
+from station.manifest import Preprocessing
+from station.messages import Pixels
+from station.preprocess import input_size, write_input
+
+SMALL_SIDE_PX = 192
+"""Smaller pictures are enlarged to this: ImageNet's features were learned on 224 px."""
+
+LARGEST_AREA_PX = 1_500_000
+"""Larger pictures are shrunk to this unless a size is asked for; training on them would take hours."""
+
+STATISTICS_PICTURES = 64
+SAY_EVERY_S = 10.0
+
+FROZEN_BLOCKS = sum(stage.blocks for stage in STAGES[:2])
+"""The stem and the first stages, at a quarter of the resolution, are never trained: edges are edges everywhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClassifierKnobs:
+    """Everything that decides the result.
+
+    Attributes:
+        preset: `lite0`, or one of the plain networks.
+        minutes: time budget of the training; None: the epochs alone say how long.
+        side_px: pictures are scaled so that the square root of their median area is this; None: see `working_scale`.
+        views: how many views of each picture are kept for the first two stages.
+        head_epochs, deep_epochs, fine_epochs: of the head alone, of the head and the deep stages, of the network.
+        plain_epochs: of a plain network.
+        batch: pictures a step.
+        head_rate, deep_rate, fine_rate, plain_rate: largest learning rates.
+        optimizer: `adam` (with decoupled weight decay), or `sgd` with momentum 0.9.
+        weight_decay: of the optimizer.
+        dropout: share of features left out.
+        smoothing: of the labels.
+        balance: a class of n pictures weighs n to the power of −balance; 0 counts pictures, 1 counts classes.
+        patience: epochs without a better validation loss after which a stage ends, at its best weights; 0: never.
+        memory_mb: for the kept views; fewer views are kept when they would take more.
+        seed: of weights and views.
+        channels: 1 grey, 3 BGR.
+    """
+
+    preset: Preset = "lite0"
+    minutes: float | None = 30.0
+    side_px: int | None = None
+    views: int = 6
+    head_epochs: int = 8
+    deep_epochs: int = 14
+    fine_epochs: int = 8
+    plain_epochs: int = 40
+    batch: int = 16
+    head_rate: float = 2e-3
+    deep_rate: float = 6e-4
+    fine_rate: float = 1.5e-4
+    plain_rate: float = 1e-3
+    optimizer: Literal["adam", "sgd"] = "adam"
+    weight_decay: float = 0.02
+    dropout: float = 0.2
+    smoothing: float = 0.05
+    balance: float = 0.5
+    patience: int = 0
+    memory_mb: int = 3000
+    seed: int = 0
+    channels: Literal[1, 3] = 1
+    widths: Widths = field(default_factory=Widths)
+    view: ViewKnobs = field(default_factory=ViewKnobs)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedClassifier:
+    """A float network ready for quantization.
+
+    Attributes:
+        network: from a picture to logits and map.
+        preprocessing: of the bundle.
+        to_real: scale and zero point from a pixel to the network's input.
+    """
+
+    network: keras.Model
+    preprocessing: Preprocessing
+    to_real: tuple[float, int]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoadedPicture:
+    """A sample with its pixels and mask in memory."""
+
+    sample: Sample
+    label: int
+    pixels: Pixels
+    mask: Mask | None
+
+
+Batch = tuple[list[Any], list[Any]]
+Source = Callable[[Sequence[int], np.random.Generator], Batch]
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Stage:
+    name: str
+    model: keras.Model
+    source: Source
+    whole: Callable[[LoadedPicture], list[Any]]
+    epochs: int
+    rate: float
+    share: float
+    trains: Callable[[str], bool]
+
+
+def load_pictures(samples: Sequence[Sample], channels: int) -> list[LoadedPicture]:
+    """Read pictures and masks.
+
+    Raises:
+        DatasetError: a picture has no class, or a file cannot be read.
+    """
+    loaded = []
+    for sample in samples:
+        if sample.label is None:
+            raise DatasetError(f"{sample.picture}: has no class; the task classify needs a folder for each class")
+        mask = read_mask(sample.mask) if sample.mask else None
+        loaded.append(LoadedPicture(sample, sample.label, read_sample(sample, channels), mask))
+    return loaded
+
+
+def working_scale(pictures: Sequence[Pixels], side_px: int | None) -> float:
+    """By what all pictures are scaled: 1 unless they are small, very large, or another size is asked for."""
+    sides = np.sqrt([float(item.shape[0] * item.shape[1]) for item in pictures])
+    side = float(np.median(sides))
+    if side_px is not None:
+        return float(np.clip(side_px / side, 0.05, 8.0))
+    if side < SMALL_SIDE_PX:
+        return min(SMALL_SIDE_PX / side, 4.0)
+    return min(1.0, math.sqrt(LARGEST_AREA_PX) / side)
+
+
+def classifier_preprocessing(pictures: Sequence[Pixels], knobs: ClassifierKnobs) -> Preprocessing:
+    """How the network wants its pictures."""
+    stride_px = STRIDE_PX[knobs.preset]
+    if knobs.preset != "lite0":
+        return Preprocessing(
+            channels=knobs.channels, geometry="resize", stride_px=stride_px, multiple_px=stride_px, pad_value=0
+        )
+    return Preprocessing(
+        channels=knobs.channels,
+        geometry="native",
+        scale=working_scale(pictures, knobs.side_px),
+        stride_px=stride_px,
+        multiple_px=MULTIPLE_PX,
+        pad_value=INPUT_ZERO_POINT,
+    )
+
+
+class ClassifierTraining:
+    """One training; `train` does all of it."""
+
+    def __init__(
+        self,
+        train: Sequence[LoadedPicture],
+        validation: Sequence[LoadedPicture],
+        labels: tuple[str, ...],
+        good: int | None,
+        knobs: ClassifierKnobs,
+        *,
+        store: TapStore | None = None,
+        folder: Path | None = None,
+        say: Say = print,
+    ) -> None:
+        """Prepare a training.
+
+        Args:
+            train, validation: the splits; the second may be empty.
+            labels: class names.
+            good: index of the class without defects.
+            knobs: see there.
+            store: kept views to share between trainings on parts of the same data; None makes one.
+            folder: receives the checkpoint; None: nothing is saved.
+            say: takes the progress lines.
+
+        Raises:
+            DatasetError: there is nothing to train on, or one class only.
+        """
+        if len({item.label for item in train}) < 2:  # noqa: PLR2004
+            raise DatasetError(
+                "the training split holds fewer than two classes; a classifier needs two, "
+                "good parts alone are for --task anomaly"
+            )
+        self._pictures = train
+        self._validation = validation
+        self._labels = labels
+        self._defects = [index for index in range(len(labels)) if index != good]
+        self._knobs = knobs
+        self._store = store
+        self._folder = folder
+        self._say = say
+        counts = np.bincount([item.label for item in train], minlength=len(labels)).astype(np.float64)
+        weights = np.maximum(counts, 1) ** -knobs.balance
+        self._weights = np.asarray(weights / (weights * counts).sum() * counts.sum(), np.float32)
+        self.preprocessing = classifier_preprocessing([item.pixels for item in train], knobs)
+
+    def train(self) -> TrainedClassifier:
+        """Train, or go on where the checkpoint in the folder stands.
+
+        Raises:
+            TrainingError: the loss is not finite any more.
+        """
+        keras.utils.set_random_seed(self._knobs.seed)
+        if self._knobs.preset != "lite0":
+            return self._train_plain()
+        return self._train_pretrained()
+
+    def _train_plain(self) -> TrainedClassifier:
+        knobs = self._knobs
+        labels, defects = len(self._labels), len(self._defects)
+        model = build_plain(knobs.preset, knobs.channels, labels, defects, knobs.dropout)
+        stage = _Stage(
+            "network",
+            model,
+            self._from_plain_pictures,
+            self._as_plain,
+            knobs.plain_epochs,
+            knobs.plain_rate,
+            1.0,
+            lambda _: True,
+        )
+        self._run([stage])
+        network = build_plain(knobs.preset, knobs.channels, labels, defects, 0.0)
+        network.set_weights(model.get_weights())
+        serving = keras.Model(network.input, network.output[:2])
+        return TrainedClassifier(serving, self.preprocessing, (1 / 255, 0))
+
+    def _train_pretrained(self) -> TrainedClassifier:
+        knobs = self._knobs
+        trunk = build_trunk(knobs.channels)
+        store = self._store or TapStore(trunk, self.preprocessing, knobs.view, knobs.seed)
+        statistics = self._keep_views(store)
+        labels, defects = len(self._labels), len(self._defects)
+        tail = build_tail(labels, defects, knobs.widths, knobs.dropout, statistics)
+        whole = join(trunk, tail, knobs.channels)
+
+        def from_views(chosen: Sequence[int], rng: np.random.Generator) -> Batch:
+            return self._from_kept_views(store, chosen, rng)
+
+        def as_kept(item: LoadedPicture) -> list[Any]:
+            taps = store.view(item, 0)
+            valid = np.ones((1, *taps.fine.shape[:2], 1), np.float32)
+            return [taps.fine[None].astype(np.float32), taps.coarse[None].astype(np.float32), valid]
+
+        head = _Stage("head", tail, from_views, as_kept, knobs.head_epochs, knobs.head_rate, 0.15, _is_head)
+        deep = _Stage("deep stages", tail, from_views, as_kept, knobs.deep_epochs, knobs.deep_rate, 0.3, lambda _: True)
+        fine = _Stage(
+            "whole network",
+            whole,
+            self._from_pictures,
+            self._as_served,
+            knobs.fine_epochs,
+            knobs.fine_rate,
+            0.35,
+            _is_late,
+        )
+        self._run([stage for stage in (head, deep, fine) if stage.epochs > 0])
+        serving = for_serving(trunk, tail, knobs.channels, labels, defects, knobs.widths, statistics)
+        return TrainedClassifier(serving, self.preprocessing, (INPUT_SCALE, INPUT_ZERO_POINT))
+
+    def _keep_views(self, store: TapStore) -> Statistics:
+        """Compute the trunk's outputs, as many views as time and memory allow."""
+        knobs = self._knobs
+        limit_s = 0.2 * 60 * knobs.minutes if knobs.minutes else math.inf
+        began = time.monotonic()
+        for view in range(knobs.views):
+            spent_s = time.monotonic() - began
+            if view and spent_s + spent_s / view > limit_s:
+                break
+            if view and store.megabytes * (view + 1) / view > knobs.memory_mb:
+                break
+            store.keep(self._pictures, view, self._say)
+            self._views = view + 1
+        store.keep(self._validation, 0, self._say)
+        self._say(
+            f"kept {self._views} views of {len(self._pictures)} pictures, {store.megabytes:.0f} MB, "
+            f"{(time.monotonic() - began) / 60:.1f} min"
+        )
+        rng = np.random.default_rng((knobs.seed, 7))
+        chosen = rng.permutation(len(self._pictures))[:STATISTICS_PICTURES]
+        taps = [store.view(self._pictures[index], 0) for index in chosen]
+        fine = channel_statistics([item.fine for item in taps])
+        coarse = channel_statistics([item.coarse for item in taps])
+        deep = measure_deep([item.coarse for item in taps])
+        return Statistics((fine[0], coarse[0], deep[0]), (fine[1], coarse[1], deep[1]))
+
+    def _from_kept_views(self, store: TapStore, chosen: Sequence[int], rng: np.random.Generator) -> Batch:
+        pictures = [self._pictures[index] for index in chosen]
+        taps = [store.view(item, int(rng.integers(self._views))) for item in pictures]
+        rows, columns = (max(item.coarse.shape[axis] for item in taps) for axis in (0, 1))
+        fine = np.zeros((len(taps), 2 * rows, 2 * columns, taps[0].fine.shape[2]), np.float32)
+        coarse = np.zeros((len(taps), rows, columns, taps[0].coarse.shape[2]), np.float32)
+        valid = np.zeros((*fine.shape[:3], 1), np.float32)
+        for index, item in enumerate(taps):
+            fine[index, : item.fine.shape[0], : item.fine.shape[1]] = item.fine
+            coarse[index, : item.coarse.shape[0], : item.coarse.shape[1]] = item.coarse
+            valid[index, : item.fine.shape[0], : item.fine.shape[1]] = 1
+        return [fine, coarse, valid], self._targets(pictures, [item.cover for item in taps], valid)
+
+    def _from_pictures(self, chosen: Sequence[int], rng: np.random.Generator) -> Batch:
+        pictures = [self._pictures[index] for index in chosen]
+        # One size for the batch: that of the picture in the middle; the others are stretched a little more or less.
+        middle = pictures[len(pictures) // 2].pixels
+        height, width = (
+            max(1, round(edge * self.preprocessing.scale / MULTIPLE_PX)) * MULTIPLE_PX for edge in middle.shape[:2]
+        )
+        inputs, covers = self._views_of(pictures, (height, width), rng)
+        real = (inputs.astype(np.float32) - INPUT_ZERO_POINT) * np.float32(INPUT_SCALE)
+        stride_px = self.preprocessing.stride_px
+        valid = np.ones((len(pictures), height // stride_px, width // stride_px, 1), np.float32)
+        return [real, valid], self._targets(pictures, covers, valid)
+
+    def _from_plain_pictures(self, chosen: Sequence[int], rng: np.random.Generator) -> Batch:
+        pictures = [self._pictures[index] for index in chosen]
+        side_px = PLAIN_SIDE_PX[self._knobs.preset]
+        inputs, covers = self._views_of(pictures, (side_px, side_px), rng)
+        cells = side_px // self.preprocessing.stride_px
+        valid = np.ones((len(pictures), cells, cells, 1), np.float32)
+        return [inputs.astype(np.float32) / np.float32(255)], self._targets(pictures, covers, valid)
+
+    def _views_of(
+        self, pictures: Sequence[LoadedPicture], size: tuple[int, int], rng: np.random.Generator
+    ) -> tuple[Pixels, list[npt.NDArray[np.uint8] | None]]:
+        inputs = np.empty((len(pictures), *size, self._knobs.channels), np.uint8)
+        covers: list[npt.NDArray[np.uint8] | None] = []
+        stride_px = self.preprocessing.stride_px
+        for index, item in enumerate(pictures):
+            pixels, mask = random_view(item.pixels, item.mask, size, self._knobs.view, rng)
+            inputs[index] = pixels.reshape(*size, self._knobs.channels)
+            cells = size[0] // stride_px, size[1] // stride_px
+            covers.append(None if mask is None else cell_cover(mask, cells, stride_px))
+        return inputs, covers
+
+    def _targets(
+        self,
+        pictures: Sequence[LoadedPicture],
+        covers: Sequence[npt.NDArray[np.uint8] | None],
+        valid: npt.NDArray[np.float32],
+    ) -> list[Any]:
+        count, rows, columns = valid.shape[:3]
+        logits = np.zeros((count, len(self._labels) + 1), np.float32)
+        cells = np.zeros((count, rows, columns, len(self._defects) + 1), np.float32)
+        highest = np.zeros((count, len(self._defects) + 1), np.float32)
+        for index, (item, cover) in enumerate(zip(pictures, covers, strict=True)):
+            weight = self._weights[item.label]
+            logits[index, item.label], logits[index, -1] = 1, weight
+            kind = self._defects.index(item.label) if item.label in self._defects else None
+            good = kind is None
+            if kind is not None:
+                highest[index, kind] = 1
+            if good or cover is not None:
+                # Every cell of a good picture is known to be good, mask or not.
+                cells[index, ..., -1] = valid[index, ..., 0]
+            if kind is not None and cover is not None:
+                cells[index, : cover.shape[0], : cover.shape[1], kind] = cover
+            highest[index, -1] = 0 if cover is not None else weight
+        return [logits, cells, highest]
+
+    def _run(self, stages: Sequence[_Stage]) -> None:
+        path = self._folder / "checkpoint.npz" if self._folder else None
+        first, epoch, spent_s = restore(path, [stage.model for stage in stages]) if path else (0, 0, 0.0)
+        if first or epoch:
+            self._say(f"going on with the stage {stages[first].name if first < len(stages) else 'of quantization'}")
+        for number in range(first, len(stages)):
+            self._run_stage(stages, number, epoch, spent_s, path)
+            epoch, spent_s = 0, 0.0
+
+    def _run_stage(
+        self, stages: Sequence[_Stage], number: int, first_epoch: int, spent_s: float, path: Path | None
+    ) -> None:
+        stage, knobs = stages[number], self._knobs
+        for layer in _leaves(stage.model):
+            layer.trainable = stage.trains(layer.name)
+        stage.model.compile(
+            optimizer=self._optimizer(stage.rate),
+            loss=[logits_loss(knobs.smoothing), map_loss, highest_loss],
+            jit_compile=False,
+        )
+        clock = _Clock(spent_s, stage.share * 60 * knobs.minutes if knobs.minutes else math.inf)
+        best = _Best(knobs.patience if self._validation else 0)
+        epoch, loss = first_epoch, math.nan
+        while epoch < stage.epochs and not clock.over and not best.settled:
+            loss = self._run_epoch(stage, number, epoch, clock, f"{stage.name}, stage {number + 1} of {len(stages)}")
+            epoch += 1
+            if best.patience:
+                best.look(self._validation_loss(stage), stage.model)
+            if path:
+                save(path, [item.model for item in stages], number, epoch, clock.spent_s)
+        best.put_back(stage.model)
+        self._say(f"{stage.name}: {epoch} epochs, loss {loss:.3f}, {clock.spent_s / 60:.1f} min")
+        if path:
+            save(path, [item.model for item in stages], number + 1, 0, 0.0)
+
+    def _run_epoch(self, stage: _Stage, number: int, epoch: int, clock: "_Clock", name: str) -> float:
+        """Returns the mean loss; ends early when the time is over."""
+        losses = []
+        batches = math.ceil(len(self._pictures) / self._knobs.batch)
+        for step, chosen in enumerate(self._batches(number, epoch)):
+            done = max((epoch + step / batches) / stage.epochs, clock.share)
+            if done >= 1:
+                break
+            stage.model.optimizer.learning_rate.assign(_rate(stage.rate, done))
+            inputs, targets = stage.source(chosen, np.random.default_rng((self._knobs.seed, number, epoch, step)))
+            loss = float(stage.model.train_on_batch(inputs if len(inputs) > 1 else inputs[0], targets)[0])
+            # Keras averages the loss since the last reset.
+            stage.model.reset_metrics()
+            if not np.isfinite(loss):
+                raise TrainingError(f"the loss is not finite in the stage {stage.name}; try a smaller rate")
+            losses.append(loss)
+            if clock.due():
+                left_s = min(clock.spent_s * (1 / max(done, 1e-6) - 1), clock.limit_s - clock.spent_s)
+                self._say(
+                    f"{name}, epoch {epoch + 1} of {stage.epochs}: loss {np.mean(losses):.3f}, "
+                    f"{left_s / 60:.1f} min left in this stage"
+                )
+        return float(np.mean(losses)) if losses else math.nan
+
+    def _validation_loss(self, stage: _Stage) -> float:
+        """Of the logits on unchanged pictures."""
+        losses = []
+        loss = logits_loss(self._knobs.smoothing)
+        for item in self._validation:
+            inputs = stage.whole(item)
+            logits = stage.model.predict_on_batch(inputs if len(inputs) > 1 else inputs[0])[0]
+            target = np.zeros((1, len(self._labels) + 1), np.float32)
+            target[0, item.label], target[0, -1] = 1, self._weights[item.label]
+            losses.append(float(loss(target, keras.ops.convert_to_tensor(logits))))
+        return float(np.mean(losses))
+
+    def _as_served(self, item: LoadedPicture) -> list[Any]:
+        size = input_size(item.pixels, self.preprocessing, (0, 0))
+        tensor = np.empty((*size, self._knobs.channels), np.uint8)
+        write_input(item.pixels, tensor, self.preprocessing)
+        stride_px = self.preprocessing.stride_px
+        valid = np.ones((1, size[0] // stride_px, size[1] // stride_px, 1), np.float32)
+        return [(tensor[None].astype(np.float32) - INPUT_ZERO_POINT) * np.float32(INPUT_SCALE), valid]
+
+    def _as_plain(self, item: LoadedPicture) -> list[Any]:
+        side_px = PLAIN_SIDE_PX[self._knobs.preset]
+        tensor = np.empty((side_px, side_px, self._knobs.channels), np.uint8)
+        write_input(item.pixels, tensor, self.preprocessing)
+        return [tensor[None].astype(np.float32) / np.float32(255)]
+
+    def _batches(self, stage: int, epoch: int) -> Iterator[list[int]]:
+        """Batches of pictures of about the same size, in another order each epoch."""
+        rng = np.random.default_rng((self._knobs.seed, stage, epoch))
+        sizes = np.array([item.pixels.shape[:2] for item in self._pictures], np.float64)
+        key = np.log(sizes[:, 1]) + 0.15 * rng.standard_normal(len(sizes))
+        if (sizes == sizes[0]).all():
+            key = rng.random(len(sizes))
+        order = np.argsort(key)
+        batch = min(self._knobs.batch, len(order))
+        # The last one is filled up from its neighbours: a batch of another size would be compiled anew.
+        batches = [order[min(start, len(order) - batch) :][:batch] for start in range(0, len(order), batch)]
+        for index in rng.permutation(len(batches)):
+            yield [int(one) for one in batches[index]]
+
+    def _optimizer(self, rate: float) -> keras.optimizers.Optimizer:
+        decay = self._knobs.weight_decay
+        if self._knobs.optimizer == "sgd":
+            return keras.optimizers.SGD(rate, momentum=0.9, weight_decay=decay * rate, global_clipnorm=1.0)
+        return keras.optimizers.AdamW(rate, weight_decay=decay, global_clipnorm=1.0)
+
+
+class _Clock:
+    """Time that a stage has taken, over all of its runs."""
+
+    def __init__(self, spent_s: float, limit_s: float) -> None:
+        self._began = time.monotonic() - spent_s
+        self._said = time.monotonic()
+        self.limit_s = limit_s
+
+    @property
+    def spent_s(self) -> float:
+        return time.monotonic() - self._began
+
+    @property
+    def share(self) -> float:
+        return self.spent_s / self.limit_s
+
+    @property
+    def over(self) -> bool:
+        return self.spent_s >= self.limit_s
+
+    def due(self) -> bool:
+        """Whether it is time for another line."""
+        if time.monotonic() - self._said < SAY_EVERY_S:
+            return False
+        self._said = time.monotonic()
+        return True
+
+
+class _Best:
+    """Early stopping: the weights with the least validation loss."""
+
+    def __init__(self, patience: int) -> None:
+        self.patience = patience
+        self._waited = 0
+        self._least: tuple[float, list[Any]] | None = None
+
+    @property
+    def settled(self) -> bool:
+        return 0 < self.patience <= self._waited
+
+    def look(self, loss: float, model: keras.Model) -> None:
+        if self._least is None or loss < self._least[0]:
+            self._least, self._waited = (loss, model.get_weights()), 0
+        else:
+            self._waited += 1
+
+    def put_back(self, model: keras.Model) -> None:
+        if self._least is not None:
+            model.set_weights(self._least[1])
+
+
+def _is_head(name: str) -> bool:
+    return not name.startswith(("stem", "block"))
+
+
+def _is_late(name: str) -> bool:
+    block = name.split("_", 1)[0].removeprefix("block")
+    return not name.startswith("stem") and not (block.isdecimal() and int(block) < FROZEN_BLOCKS)
+
+
+def _leaves(model: keras.Model) -> Iterator[Any]:
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from _leaves(layer)
+        else:
+            yield layer
+
+
+def _rate(peak: float, done: float) -> float:
+    """Rises over the first tenth, then falls to a hundredth along a cosine."""
+    return peak * min(1.0, done / 0.1 + 0.02) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))

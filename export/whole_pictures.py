@@ -1,0 +1,86 @@
+"""What classifiers and anomaly models share on their way to a bundle: quantization of whole pictures, temperature."""
+
+from collections.abc import Iterator, Sequence
+
+import cv2
+import keras
+import numpy as np
+
+from export.dataset import DatasetError, Sample, read_sample
+from export.evaluate import Scored
+from export.quantize import CALIBRATION_PICTURES, INPUT_NAMES, calibration_set, convert
+from export.request import Request
+from station.manifest import Preprocessing
+from station.messages import Pixels
+from station.preprocess import input_size, write_input
+
+
+def quantize_pictures(
+    network: keras.Model,
+    pictures: Sequence[Pixels],
+    preprocessing: Preprocessing,
+    names: Sequence[str],
+    to_real: tuple[float, int],
+) -> bytes:
+    """Convert a network that takes whole pictures.
+
+    Args:
+        network: float32, one input, outputs in the order of `names`.
+        pictures: the calibration set; the model is exported for the size of the one with the median area.
+        preprocessing: of the bundle.
+        names: of the outputs.
+        to_real: scale and zero point from a pixel to the network's input.
+
+    Raises:
+        DatasetError: there is nothing to calibrate on.
+        BundleError: the converter left something in the model that is not integer.
+    """
+    if not pictures:
+        raise DatasetError("there are no pictures to calibrate the quantization on")
+    middle = sorted(pictures, key=lambda item: item.shape[0] * item.shape[1])[len(pictures) // 2]
+    _, fixed_height, fixed_width, _ = network.input_shape
+    height, width = input_size(middle, preprocessing, (fixed_height or 0, fixed_width or 0))
+    source = keras.Input((height, width, preprocessing.channels), batch_size=1, name=INPUT_NAMES[0])
+    outputs = network(source, training=False)
+    serving = keras.Model(source, dict(zip(names, outputs, strict=True)))
+    scale, zero_point = to_real
+
+    def representative() -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+        tensor = np.empty((height, width, preprocessing.channels), np.uint8)
+        for picture in pictures:
+            # All of each picture, in the exported size: a crop might leave out what sets the ranges.
+            whole = np.asarray(cv2.resize(picture, middle.shape[1::-1]), np.uint8)
+            write_input(whole, tensor, preprocessing)
+            # The input's scale comes from its extremes, and must be the one with which pixels are written as they are.
+            tensor[0, 0], tensor[0, 1] = 0, 255
+            yield (
+                "serving_default",
+                {INPUT_NAMES[0]: (tensor[None].astype(np.float32) - zero_point) * np.float32(scale)},
+            )
+
+    return convert(serving, representative)
+
+
+def draw_calibration(
+    request: Request, samples: Sequence[Sample], channels: int
+) -> tuple[tuple[str, ...], list[Pixels]]:
+    """Names and pixels of a stratified draw from training pictures."""
+    drawn = calibration_set(samples, len(request.dataset.labels), CALIBRATION_PICTURES, request.seed)
+    return tuple(sample.name for sample in drawn), [read_sample(sample, channels) for sample in drawn]
+
+
+def best_temperature(items: Sequence[Scored]) -> float:
+    """The temperature with the least cross-entropy on held-out pictures that were scored at 1; 1 without any."""
+    labelled = [item for item in items if item.sample.label is not None]
+    if not labelled:
+        return 1.0
+    logs = np.log(np.maximum([item.class_scores for item in labelled], 1e-12))
+    truth = np.array([item.sample.label for item in labelled], np.int64)
+
+    def entropy(temperature: float) -> float:
+        scaled = logs / temperature
+        scaled = scaled - scaled.max(axis=1, keepdims=True)
+        chosen = scaled[np.arange(len(truth)), truth] - np.log(np.exp(scaled).sum(axis=1))
+        return float(-chosen.mean())
+
+    return min((float(value) for value in np.exp(np.linspace(np.log(0.3), np.log(5.0), 57))), key=entropy)

