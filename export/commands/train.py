@@ -32,6 +32,7 @@ from typing import Any
 from export.choice import TASKS, Task, choose
 from export.cross_validation import cross_validate
 from export.dataset import read_dataset
+from export.evaluation import FIGURE_NAMES
 from export.files import write_whole
 from export.process_arguments import PROCESS_TASKS, add_training_arguments
 from export.progress import ProgressLine
@@ -207,8 +208,10 @@ def run(arguments: argparse.Namespace) -> int:
         _settle_split(out, dataset)
         train = _trainer(choice.task)
         if arguments.folds:
-            for name, spread in cross_validate(request, arguments.folds, SPLIT_SEED, train).items():
-                _say(f"  {name}: {spread['mean']:.4f} ± {spread['deviation']:.4f}")
+            spreads = cross_validate(request, arguments.folds, SPLIT_SEED, train)
+            _say(f"of {arguments.folds} folds, mean ± deviation on the pictures that were not trained on:")
+            for name in (name for name in FIGURE_NAMES if name in spreads):
+                _say(f"  {FIGURE_NAMES[name]}: {spreads[name]['mean']:.4f} ± {spreads[name]['deviation']:.4f}")
         bundle = train(request)
     except KeyboardInterrupt:
         tell.close()
