@@ -301,6 +301,7 @@ class AlarmGroup:
         self._watched = tuple((alarm, alarm.rule.index) for alarm in self._alarms.values())
         self._flood = flood
         self._max_shelve_s = max_shelve_s
+        self._sounding: tuple[str, ...] = ()
 
     @property
     def statuses(self) -> tuple[AlarmStatus, ...]:
@@ -310,7 +311,7 @@ class AlarmGroup:
     @property
     def sounding(self) -> tuple[str, ...]:
         """The alarms that make the group be in alarm: they hold or are latched, and nobody put them aside."""
-        return tuple(name for name, alarm in self._alarms.items() if alarm.status.state in ANNUNCIATED)
+        return self._sounding
 
     def observe(self, tick: Tick, risk: float | None) -> Sequence[AlarmStatus]:
         """Take one tick and the risk at it; return what changed, one status for each transition."""
@@ -324,6 +325,8 @@ class AlarmGroup:
                 alarm.condition.restart()
             elif alarm.condition.look(at_s, value):
                 changed.append(self._turned(alarm, at_s, value))
+        if changed:
+            self._listen()
         return changed
 
     def interrupt(self) -> None:
@@ -362,6 +365,7 @@ class AlarmGroup:
             until_s = at_s + shelve_s
         alarm.apply(event, at_s)
         alarm.status = replace(alarm.status, by=by, shelved_until_s=until_s)
+        self._listen()
         return alarm.status
 
     def snapshot(self) -> dict[str, object]:
@@ -393,6 +397,11 @@ class AlarmGroup:
                 alarm.status,
                 **{key: getattr(kept, key) for key in SavedAlarm.model_fields if key != "came_s"},
             )
+        self._listen()
+
+    def _listen(self) -> None:
+        """Keep which ones sound: it is asked for at each tick, and changes with a transition only."""
+        self._sounding = tuple(name for name, alarm in self._alarms.items() if alarm.status.state in ANNUNCIATED)
 
     def _unshelve_in_time(self, alarm: _Alarm, at_s: float, changed: list[AlarmStatus]) -> None:
         until_s = alarm.status.shelved_until_s

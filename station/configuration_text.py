@@ -98,6 +98,16 @@ rate_fps = 10.0
 # kind = "video"
 # path = "recording.avi"
 
+# Sources of readings, and groups of channels that are watched together (README, "Early warning"):
+# [sensors.plc1]
+# kind = "modbus_tcp"
+# host = "192.0.2.20"
+# points.oven = {{ table = "input", address = 100, type = "float32" }}
+# [process.oven]
+# bundle = "oven.bundle"       # without one the channels are watched and kept
+# channel.temperature = {{ source = "plc1", point = "oven", unit = "°C", minimum = 0.0, maximum = 400.0 }}
+# alarm.hot = {{ watch = "temperature", above = 260.0, deadband = 5.0, on_delay_s = 3.0, priority = "high" }}
+
 # Keys that every kind of camera takes:
 # policy = "every"             # or "latest": older frames are skipped and counted
 # expects = "continuous"       # or "triggered": silence is no fault
@@ -106,4 +116,6 @@ rate_fps = 10.0
 # rotate_degrees = 0
 # region = {{ x_px = 0, y_px = 0, width_px = 640, height_px = 640 }}
 # max_rate_fps = 50.0
+# transport_delay_s = 0.0      # a part travels so long from the process to the camera
+# threshold_in_alarm = 0.3     # where it is stricter, while a process group is in alarm
 """

@@ -41,7 +41,9 @@ from station.window import SAME_TIME_S, Channel, Window
 logger = logging.getLogger(__name__)
 
 TOP_CHANNELS = 3
-"""Channels that an alarm names."""
+"""Channels that an alarm names at most."""
+LEAST_SHARE = 0.02
+"""A channel with a smaller part in the risk is not named: it has nothing to do with it."""
 HISTORY_POINTS = 60
 """Points of the risk's history in an alarm."""
 DEFAULT_STEP_S = 1.0
@@ -367,7 +369,7 @@ class Observer:
         return tuple(
             self._part(tick, int(place), float(answer.shares[place]), float(answer.expected[place]))
             for place in places
-            if answer.shares[place] > 0
+            if answer.shares[place] >= LEAST_SHARE
         )
 
     def _part(self, tick: Tick, place: int, share: float, expected: float) -> ChannelPart:

@@ -14,6 +14,7 @@ from station.adapters.camera_process import CameraProcess, plan_for
 from station.adapters.embedded_broker import EmbeddedBroker
 from station.adapters.evidence_store import EvidenceStore
 from station.adapters.litert_model import load_model
+from station.adapters.litert_step import load_step_model
 from station.adapters.mqtt_publisher import MqttPublisher
 from station.adapters.process_files import ProcessFiles
 from station.adapters.sqlite_journal import SqliteJournal
@@ -24,7 +25,7 @@ from station.broker_settings import BrokerSettings
 from station.commands.camera_factory import make_camera
 from station.commands.sensor_factory import StationBroker, make_sensors, need_extras
 from station.daemon import BROKER, CameraPart, CommandPart, Station
-from station.errors import BundleError, ConfigurationError, ModelError, ProtocolError, StorageError
+from station.errors import ConfigurationError, ModelError, ProtocolError, StorageError
 from station.faults import FaultBoard
 from station.ids import uuid7
 from station.mailbox import Mailbox, Overflow
@@ -33,6 +34,7 @@ from station.messages import Incoming, Link, OutboxRow, Outgoing, Status, Status
 from station.picture import View, read_reference
 from station.pipeline import LoadedModel
 from station.ports import Clock, Journal, StepModel
+from station.process_bundle import read_process_bundle
 from station.process_history import ProcessHistory
 from station.process_line import READINGS, ProcessLines, ProcessPart, SensorsPart
 from station.recorder import Recorder
@@ -263,7 +265,7 @@ def load_process_bundle(path: Path) -> StepModel:
     Raises:
         ModelError: it cannot be used.
     """
-    raise BundleError(f"bundle {path}: process bundles cannot be used by this version")
+    return load_step_model(read_process_bundle(path))
 
 
 @contextmanager

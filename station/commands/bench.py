@@ -19,6 +19,7 @@ from pathlib import Path
 
 from station.adapters.litert_model import LitertModel, load_model
 from station.boards import Web
+from station.commands import process_bench
 from station.commands.assembly import assembled
 from station.commands.child_station import ChildStation
 from station.commands.exit_codes import ExitCode
@@ -27,7 +28,7 @@ from station.daemon import Station, account_balances, resident_mb
 from station.errors import ConfigurationError, ProtocolError
 from station.linescan import FRAME_LINES
 from station.manifest import read_bundle
-from station.settings import SHIPPED_BUNDLE, from_document
+from station.settings import SHIPPED_BUNDLE, SHIPPED_PROCESS_BUNDLE, from_document
 
 CAMERA = "line1"
 WARM_UP_FRAMES = 30
@@ -42,6 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bundle", type=Path, default=SHIPPED_BUNDLE, help="model bundle")
     parser.add_argument("--seconds", type=float, default=10.0, help="length of the throughput measurement")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument(
+        "--process", action="store_true", help="measure the path of readings instead, with the shipped process bundle"
+    )
+    parser.add_argument("--process-bundle", type=Path, default=SHIPPED_PROCESS_BUNDLE, help="another process bundle")
+    parser.add_argument("--ticks", type=int, default=200_000, help="with --process: how many (default: %(default)s)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +66,8 @@ def run(options: argparse.Namespace) -> ExitCode:
         ConfigurationError: the time is too short.
         ModelError: the bundle cannot be used.
     """
+    if options.process:
+        return process_bench.run(options.process_bundle, options.ticks, as_json=options.json)
     if options.seconds < 1:
         raise ConfigurationError(f"--seconds {options.seconds}: allowed are 1 and more")
     processors = sorted(os.sched_getaffinity(0))

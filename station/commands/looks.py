@@ -12,7 +12,7 @@ from station.adapters.camera_process import CameraProcess, plan_for
 from station.adapters.embedded_broker import check_port
 from station.adapters.mqtt_subscriber import Subscriber
 from station.adapters.system_clock import SystemClock
-from station.commands.assembly import load_bundle, open_journal, wanted_points
+from station.commands.assembly import load_bundle, load_process_bundle, open_journal, wanted_points
 from station.commands.camera_factory import make_camera
 from station.commands.exit_codes import ExitCode
 from station.commands.sensor_factory import StationBroker, make_sensors
@@ -26,7 +26,9 @@ from station.errors import (
     SensorError,
 )
 from station.messages import CameraEvent, CameraStateName, Frame, Reason, SourceStateName
+from station.process import channels_of, step_of
 from station.process_messages import Readings, SourceEvent
+from station.process_settings import ProcessSettings
 from station.sensor_settings import ModbusRtuSensors, MqttSensors, SensorSettings
 from station.settings import CameraSettings, DeviceCamera, Settings
 
@@ -109,6 +111,22 @@ def bundles(settings: Settings) -> Iterator[Finding]:
         if (path, camera.reference) not in seen:
             seen.add((path, camera.reference))
             yield _look(f"bundle {path}", ExitCode.BUNDLE, functools.partial(_check_bundle, camera, settings))
+    for group, process in settings.process.items():
+        if process.bundle is not None:
+            yield _process_bundle(group, process, process.bundle)
+
+
+def _process_bundle(group: str, settings: ProcessSettings, path: Path) -> Finding:
+    """Load a process group's bundle, replay its golden sequence, and see that the configuration fits it."""
+    what = f"process {group}, bundle {path}"
+    try:
+        model = load_process_bundle(path)
+        channels = channels_of(group, settings, step_of(settings, model), model)
+    except ModelError as exc:
+        return Finding(what, str(exc), ExitCode.BUNDLE)
+    except ConfigurationError as exc:
+        return Finding(what, str(exc), ExitCode.CONFIGURATION)
+    return Finding(what, f"{model.ref.name} {model.ref.version}, {len(channels)} channels, golden sequence reproduced")
 
 
 def cameras(settings: Settings, *, running: bool) -> Iterator[Finding]:
