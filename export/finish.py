@@ -184,6 +184,9 @@ def _thresholds(
         return held_out_thresholds(scored), []
     if task.good is None:
         return NEVER_OK, []
+    if not any(item.sample.label == task.good for item in scored):
+        text = "no good parts were held out: the threshold is one half and not chosen on anything"
+        return Thresholds(default=0.5, chosen_on=text), [text]
     choice = choose_for(scored, task, manifest, rule)
     text = f"{len(scored)} held-out pictures, {choice.text}"
     return Thresholds(default=choice.threshold, chosen_on=text), list(choice.warnings)

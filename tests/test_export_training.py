@@ -9,6 +9,7 @@ import pytest
 from tiny_detector import TRAIN_ARGUMENTS, draw, trained_folder
 
 from export.__main__ import main
+from export.dataset import read_dataset
 from station.adapters.litert_model import load_model
 from station.manifest import read_bundle
 
@@ -59,6 +60,55 @@ def test_evaluate_prints_one_object(folder: Path, capsys: pytest.CaptureFixture[
     assert result["f_score"] == pytest.approx(stored["test_int8"]["f_score"])
     assert result["pictures"] == 6
     assert result["map"] > 0.8
+
+
+def test_a_training_ends_with_a_report_that_compares_float_and_int8(folder: Path) -> None:
+    out = trained_folder(folder)
+    record = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+    assert record["comparison"]["losses"] == []
+    assert record["comparison"]["flips"] <= 1
+    layers = record["comparison"]["layers_sqnr_db"]
+    assert len(layers) > 10
+    assert min(layers.values()) > 5
+    text = (out / "report.html").read_text(encoding="utf-8")
+    for name in ("classes", "threshold", "quantization", "speed", "data", "configuration"):
+        assert f'<section id="{name}">' in text
+    assert list((out / "report").glob("scores.png"))
+
+
+def test_an_int8_model_that_is_much_worse_becomes_no_bundle_unless_allowed(folder: Path, tmp_path: Path) -> None:
+    from export.comparison import QuantizationLoss  # noqa: PLC0415
+    from export.finish import Candidate, Demands, finish  # noqa: PLC0415
+    from export.package import Draft  # noqa: PLC0415
+
+    good = read_bundle(trained_folder(folder) / "tiny.bundle")
+    manifest = good.manifest
+    # The same model with its classes named the wrong way round, measured against the right one.
+    draft = Draft(
+        "worse", "1", good.model, manifest.labels[::-1], manifest.preprocessing, (), decoding=manifest.decoding
+    )
+    candidate = Candidate(draft, load_model(good), manifest.quality, {"knob": 1})
+    dataset = read_dataset(folder / "data")
+    said: list[str] = []
+    with pytest.raises(QuantizationLoss, match=r"mAP falls from .* no bundle is written; see .*--allow-regression"):
+        finish(candidate, dataset, tmp_path, said.append)
+    assert not list(tmp_path.glob("*.bundle*"))
+    assert "int8 is worse than float: mAP falls" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    path = finish(candidate, dataset, tmp_path, said.append, Demands(allow_regression=True))
+    assert read_bundle(path).manifest.configuration == {"knob": 1}
+    assert any(line.startswith("warning: int8 is worse than float: mAP falls") for line in said)
+
+
+def test_a_threshold_from_the_training_pictures_is_warned_of(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = trained_folder(folder) / "tiny.bundle"
+    capsys.readouterr()
+    command = ["threshold", str(bundle), "--data", str(folder / "data"), "--out", str(tmp_path / "new.bundle")]
+    assert main([*command, "--split", "train"]) == 0
+    assert "warning: 36 of 36 pictures were trained on" in capsys.readouterr().out
+    assert main([*command, "--split", "test"]) == 0
+    assert "trained on" not in capsys.readouterr().out
 
 
 def test_the_same_command_goes_on_where_it_stopped(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
