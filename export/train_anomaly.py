@@ -44,6 +44,9 @@ SMOOTH_CELLS = 1.5
 CLEARANCE = 1.5
 """A score of one half stands this many standard deviations above the mean of good pictures, for each opinion."""
 
+SPREADS_A_UNIT = 2.0
+"""Standard deviations that make one unit of a score's logit; with fewer, all strong anomalies would score 1.0."""
+
 _LEAST_SPREAD = 0.25
 
 
@@ -125,9 +128,9 @@ def fit_scale(
     return decoding.model_copy(
         update={
             "offset": float(np.mean(farthest)) + CLEARANCE * spread,
-            "width": spread,
+            "width": SPREADS_A_UNIT * spread,
             "map_offset": float(np.mean(strongest)) + CLEARANCE * map_spread,
-            "map_width": map_spread,
+            "map_width": SPREADS_A_UNIT * map_spread,
         }
     )
 

@@ -458,8 +458,8 @@ class ClassifierTraining:
             if not np.isfinite(loss):
                 raise TrainingError(f"the loss is not finite in the stage {stage.name}; try a smaller rate")
             losses.append(loss)
-            if clock.due():
-                left_s = min(clock.spent_s * (1 / max(done, 1e-6) - 1), clock.limit_s - clock.spent_s)
+            if done > 0 and clock.due():
+                left_s = min(clock.spent_s * (1 / done - 1), clock.limit_s - clock.spent_s)
                 self._say(
                     f"{name}, epoch {epoch + 1} of {stage.epochs}: loss {np.mean(losses):.3f}, "
                     f"{left_s / 60:.1f} min left in this stage"

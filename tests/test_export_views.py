@@ -1,0 +1,55 @@
+"""Views and drawn defects keep masks true."""
+
+import cv2
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from export.synthetic import draw_defects
+from export.views import ViewKnobs, cell_cover, random_view
+
+KNOBS = ViewKnobs(contrast=0.0, brightness=0.0, blur_share=0.0, noise_share=0.0)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(40, 120), st.integers(40, 120), st.sampled_from([64, 96, 128]))
+def test_the_mask_follows_the_picture(seed: int, height: int, width: int, side: int) -> None:
+    rng = np.random.default_rng(seed)
+    pixels = np.full((height, width), 200, np.uint8)
+    row, column = int(rng.integers(8, height - 8)), int(rng.integers(8, width - 8))
+    cv2.rectangle(pixels, (column - 5, row - 5), (column + 5, row + 5), 0, cv2.FILLED)
+    view, mask = random_view(pixels, pixels == 0, (side, side), KNOBS, rng)
+    assert mask is not None
+    assert view.shape == mask.shape == (side, side)
+    # Well inside the mask it is dark; what is dark outside of it came in over the edge as a mirror image.
+    inner = cv2.erode(mask.astype(np.uint8), np.ones((9, 9), np.uint8)) > 0
+    assert (view[inner] < 60).all()
+    if mask.any():
+        assert view[mask].mean() < 110
+
+
+def test_a_view_depends_on_its_seed_only() -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (50, 70, 3), np.uint8)
+    views = [random_view(pixels, None, (64, 64), ViewKnobs(), np.random.default_rng(seed))[0] for seed in (3, 3, 4)]
+    assert np.array_equal(views[0], views[1])
+    assert not np.array_equal(views[0], views[2])
+
+
+def test_a_cell_is_covered_when_the_mask_touches_it() -> None:
+    mask = np.zeros((20, 30), np.bool_)
+    mask[7, 8] = mask[19, 29] = True
+    cover = cell_cover(mask, (4, 4), 8)
+    assert {(int(row), int(column)) for row, column in np.argwhere(cover)} == {(0, 1), (2, 3)}
+
+
+@given(st.integers(0, 2**32 - 1), st.booleans())
+def test_drawn_defects_change_the_picture_where_the_mask_says(seed: int, colour: bool) -> None:
+    rng = np.random.default_rng(seed)
+    shape = (48, 80, 3) if colour else (48, 80)
+    pixels, other = (np.clip(rng.normal(120, 8, shape), 0, 255).astype(np.uint8) for _ in range(2))
+    before = pixels.copy()
+    drawn, mask = draw_defects(pixels, other, rng)
+    assert np.array_equal(pixels, before)
+    assert drawn.shape == pixels.shape
+    assert mask.shape == (48, 80)
+    assert mask.any()
+    assert not np.array_equal(drawn, pixels)
