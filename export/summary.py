@@ -32,7 +32,7 @@ def describe(dataset: Dataset) -> list[str]:
         "",
         f"  sizes: {_sizes(dataset)}",
         f"  colour: {_colours(dataset)}{_depth(dataset)}",
-        f"  groups: {groups}, by {dataset.grouped_by}",
+        f"  groups: {groups} ({dataset.grouped_by})",
         f"  split: {dataset.split_by}",
     ]
     if masks:
