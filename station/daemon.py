@@ -275,7 +275,8 @@ class Station:
         """Feed the watchdog with work that is really done."""
         lines = self._lines.values()
         recorder = RecorderProgress(self._recorder_turns, len(self._outbox), self._recorder.committed)
-        stalled = self._progress.look(now_s, [line.progress() for line in lines], recorder)
+        groups = self._process.progress() if self._process is not None else ()
+        stalled = self._progress.look(now_s, [line.progress() for line in lines], recorder, groups)
         if stalled and not self._stalled:
             logger.error("no progress: %s; the service manager is given no sign of life", ", ".join(stalled))
         elif self._stalled and not stalled:

@@ -23,6 +23,7 @@ from station.process import Observation, Observer
 from station.process_history import ProcessHistory
 from station.process_messages import Alarm, AlarmEvent, Readings, SourceEvent
 from station.process_settings import ProcessSettings
+from station.progress import ProcessProgress
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +34,8 @@ LONGEST_WAIT_S = 0.1
 ROWS_WAITING = 4096
 """Rows that may wait for a group. A full mailbox holds the source back, which is right for a replayed log; a live
 source then keeps rows in its own buffer or reads later."""
+ROWS_AT_ONCE = 256
+"""Rows that are taken between two looks at the time."""
 RETRY_S = 2.0
 """Pause before a source or a bundle that could not be used is tried again."""
 SAVE_EVERY_S = 10.0
@@ -106,9 +109,7 @@ class _Group:
     loaded: bool = False
     retry_at_s: float = 0.0
     save_at_s: float = 0.0
-    ticks: int = 0
-    taken: int = 0
-    settled: int = 0
+    turns: int = 0
 
 
 class ProcessLines:
@@ -215,6 +216,10 @@ class ProcessLines:
         }
         return sources, {name: self._health(group) for name, group in self._groups.items()}
 
+    def progress(self) -> Sequence[ProcessProgress]:
+        """The counters that show whether the groups' threads do their work; any thread."""
+        return [ProcessProgress(name, group.turns) for name, group in self._groups.items()]
+
     def _health(self, group: _Group) -> ProcessHealth:
         moment, counts = group.observer.moment, group.observer.window.counts
         return ProcessHealth(
@@ -278,10 +283,9 @@ class ProcessLines:
         self._begin(group)
         wait_s = min(LONGEST_WAIT_S, group.observer.step_s / 2)
         while not self._stopping.is_set():
-            for item in group.mailbox.take_all(wait_s):
-                group.taken += 1
+            group.turns += 1
+            for item in group.mailbox.take_all(wait_s, ROWS_AT_ONCE):
                 self._take(group, item)
-                group.settled += 1
             self._hand_on(group, group.observer.look())
             now_s = self._clock.monotonic_s()
             if not group.loaded and now_s >= group.retry_at_s:
@@ -320,7 +324,6 @@ class ProcessLines:
             topic = wire.risk_topic(self._station, group.name)
             self._publisher.copy(topic, wire.encode(observation.risk), None)
         if observation.ticks:
-            group.ticks += len(observation.ticks)
             self._faults.set(f"model {group.name}", group.observer.model_fault) if group.loaded else None
             self._kept(lambda readings: readings.keep(group.name, observation.ticks, observation.moments))
         if observation.alarms:

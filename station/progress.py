@@ -11,6 +11,7 @@ with a counter that moves with every piece of work, and a mark whether work is w
     camera X: verdicts    while a frame was taken that is not settled            frames settled (judged or skipped)
     recorder: loop        always                                                 turns of its loop
     recorder: journal     while messages wait in its mailbox                     messages kept
+    process X: loop       always                                                 turns of its loop
 
 A stage with work waiting whose counter stands still for longer than its patience is *stalled*. An idle triggered line,
 a finished folder and a camera that is being replaced have nothing waiting in the stage that stands still, and so they
@@ -64,6 +65,14 @@ class RecorderProgress:
 
 
 @dataclass(frozen=True, slots=True)
+class ProcessProgress:
+    """One process group's counter since the start: how often its thread came back to its loop."""
+
+    name: str
+    turns: int
+
+
+@dataclass(frozen=True, slots=True)
 class _Stage:
     name: str
     counter: int
@@ -88,17 +97,25 @@ class Progress:
         self._patience_s = patience_s
         self._watches: dict[str, _Watch] = {}
 
-    def look(self, now_s: float, cameras: Iterable[CameraProgress], recorder: RecorderProgress) -> Sequence[str]:
+    def look(
+        self,
+        now_s: float,
+        cameras: Iterable[CameraProgress],
+        recorder: RecorderProgress,
+        groups: Iterable[ProcessProgress] = (),
+    ) -> Sequence[str]:
         """Return the stages that are stalled now; empty while the station progresses.
 
         Args:
             now_s: monotonic time, never smaller than at the look before.
             cameras: every camera.
             recorder: the recorder.
+            groups: every process group.
         """
         stages = [stage for camera in cameras for stage in self._stages_of(camera)]
         stages.append(_Stage("recorder: loop", recorder.turns, True, self._patience_s))
         stages.append(_Stage("recorder: journal", recorder.committed, recorder.waiting > 0, self._patience_s))
+        stages += [_Stage(f"process {group.name}: loop", group.turns, True, self._patience_s) for group in groups]
         return [stage.name for stage in stages if self._is_stalled(stage, now_s)]
 
     def _stages_of(self, camera: CameraProgress) -> Iterable[_Stage]:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from station.messages import CameraStateName
-from station.progress import PATIENCE_S, CameraProgress, Progress, RecorderProgress
+from station.progress import PATIENCE_S, CameraProgress, ProcessProgress, Progress, RecorderProgress
 
 RUNNING, STALLED, FINISHED = CameraStateName.RUNNING, CameraStateName.STALLED, CameraStateName.FINISHED
 IDLE = RecorderProgress(turns=0, waiting=0, committed=0)
@@ -160,3 +160,11 @@ def _stood_still(past: list[tuple[float, dict[str, tuple[int, bool]]]], name: st
             break
     patience_s = PATIENCE_S + (2.0 if name == "camera c: frames" else 0.0)
     return last[name][1] and now_s - since_s > patience_s
+
+
+def test_a_process_group_whose_thread_stands_still_is_stalled() -> None:
+    progress = Progress()
+    for n in range(30):
+        groups = [ProcessProgress("oven", min(n, 5)), ProcessProgress("press", n)]
+        found = progress.look(float(n), [], RecorderProgress(n, 0, n), groups)
+    assert found == ["process oven: loop"]
