@@ -157,6 +157,10 @@ class Listener:
     def count(self) -> int:
         return len(self._received)
 
+    def publish(self, topic: str, payload: bytes) -> None:
+        """Send a message of its own with QoS 1."""
+        self._client.publish(topic, payload, qos=1)
+
     def after(self, count: int) -> list[Received]:
         """What was received after the first `count` messages."""
         with self._changed:
