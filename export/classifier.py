@@ -284,7 +284,8 @@ def map_loss(target: Any, activation: Any) -> Any:
     entropy = ops.maximum(activation, 0.0) - activation * wanted + ops.softplus(-ops.abs(activation))
     error = ops.square(wanted - found) * entropy * weight
     known = ops.max(weight, axis=(1, 2, 3))
-    focal = ops.sum(error) / (ops.sum(wanted * weight) + 1.0)
+    # A hundredth of the cells besides: a batch of good pictures alone must not weigh a thousand times as much.
+    focal = ops.sum(error) / (ops.sum(wanted * weight) + 0.01 * ops.sum(weight) + 1.0)
     both = ops.sum(wanted * found * weight, axis=(1, 2, 3))
     either = ops.sum((wanted + ops.square(found)) * weight, axis=(1, 2, 3))
     dice = known * (1.0 - (2.0 * both + 1.0) / (either + 1.0))

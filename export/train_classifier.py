@@ -57,6 +57,10 @@ LARGEST_AREA_PX = 1_500_000
 """Larger pictures are shrunk to this unless a size is asked for; training on them would take hours."""
 
 STATISTICS_PICTURES = 64
+LEAST_BATCH = 4
+BATCH_AREA_PX = 16 * 512 * 512
+"""Larger pictures come in smaller batches: with this area the gradients of the whole network take some 2 GB."""
+
 SAY_EVERY_S = 10.0
 
 FROZEN_BLOCKS = sum(stage.blocks for stage in STAGES[:2])
@@ -244,6 +248,7 @@ class ClassifierTraining:
         weights = np.maximum(counts, 1) ** -knobs.balance
         self._weights = np.asarray(weights / (weights * counts).sum() * counts.sum(), np.float32)
         self.preprocessing = classifier_preprocessing([item.pixels for item in train], knobs)
+        self._batch = _batch_of([item.pixels for item in train], self.preprocessing, knobs)
 
     def train(self) -> TrainedClassifier:
         """Train, or go on where the checkpoint in the folder stands.
@@ -445,7 +450,7 @@ class ClassifierTraining:
     def _run_epoch(self, stage: _Stage, number: int, epoch: int, clock: "_Clock", name: str) -> float:
         """Returns the mean loss; ends early when the time is over."""
         losses = []
-        batches = math.ceil(len(self._pictures) / self._knobs.batch)
+        batches = math.ceil(len(self._pictures) / self._batch)
         for step, chosen in enumerate(self._batches(number, epoch)):
             done = max((epoch + step / batches) / stage.epochs, clock.share)
             if done >= 1:
@@ -500,7 +505,7 @@ class ClassifierTraining:
         if (sizes == sizes[0]).all():
             key = rng.random(len(sizes))
         order = np.argsort(key)
-        batch = min(self._knobs.batch, len(order))
+        batch = self._batch
         # The last one is filled up from its neighbours: a batch of another size would be compiled anew.
         batches = [order[min(start, len(order) - batch) :][:batch] for start in range(0, len(order), batch)]
         for index in rng.permutation(len(batches)):
@@ -511,6 +516,14 @@ class ClassifierTraining:
         if self._knobs.optimizer == "sgd":
             return keras.optimizers.SGD(rate, momentum=0.9, weight_decay=decay * rate, global_clipnorm=1.0)
         return keras.optimizers.AdamW(rate, weight_decay=decay, global_clipnorm=1.0)
+
+
+def _batch_of(pictures: Sequence[Pixels], preprocessing: Preprocessing, knobs: ClassifierKnobs) -> int:
+    batch = knobs.batch
+    if preprocessing.geometry == "native":
+        area_px = float(np.median([item.shape[0] * item.shape[1] for item in pictures])) * preprocessing.scale**2
+        batch = min(batch, max(LEAST_BATCH, int(BATCH_AREA_PX / area_px)))
+    return min(batch, len(pictures))
 
 
 class _Clock:
