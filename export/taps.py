@@ -50,6 +50,11 @@ class Taps:
     coarse: npt.NDArray[np.float16]
     cover: npt.NDArray[np.uint8] | None
 
+    @property
+    def nbytes(self) -> int:
+        """What it takes in memory."""
+        return self.fine.nbytes + self.coarse.nbytes + (0 if self.cover is None else self.cover.nbytes)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _View:
@@ -73,6 +78,14 @@ class TapStore:
     def megabytes(self) -> float:
         """What is kept."""
         return self._bytes / 1e6
+
+    def megabytes_of(self, pictures: Sequence[Picture], number: int) -> float:
+        """What one view of some pictures takes."""
+        return sum(self.view(item, number).nbytes for item in pictures) / 1e6
+
+    def holds(self, pictures: Sequence[Picture], number: int) -> bool:
+        """Whether a view of each of them is there."""
+        return all((item.sample.name, number) in self._kept for item in pictures)
 
     def view(self, picture: Picture, number: int) -> Taps:
         """One view that `keep` has computed."""
@@ -124,7 +137,7 @@ class TapStore:
                 cover = cell_cover(view.mask, fine.shape[1:3], self._preprocessing.stride_px)
             taps = Taps(fine[index].astype(np.float16), coarse[index].astype(np.float16), cover)
             self._kept[view.key] = taps
-            self._bytes += taps.fine.nbytes + taps.coarse.nbytes + (0 if cover is None else cover.nbytes)
+            self._bytes += taps.nbytes
 
 
 def _resize_mask(mask: Mask, rows: int, columns: int) -> Mask:

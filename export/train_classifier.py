@@ -320,11 +320,12 @@ class ClassifierTraining:
         limit_s = 0.2 * 60 * knobs.minutes if knobs.minutes else math.inf
         began = time.monotonic()
         for view in range(knobs.views):
-            spent_s = time.monotonic() - began
-            if view and spent_s + spent_s / view > limit_s:
-                break
-            if view and store.megabytes * (view + 1) / view > knobs.memory_mb:
-                break
+            if view and not store.holds(self._pictures, view):
+                spent_s = time.monotonic() - began
+                if spent_s + spent_s / view > limit_s:
+                    break
+                if store.megabytes + store.megabytes_of(self._pictures, 0) > knobs.memory_mb:
+                    break
             store.keep(self._pictures, view, self._say)
             self._views = view + 1
         store.keep(self._validation, 0, self._say)
