@@ -39,7 +39,6 @@ class Candidate:
         exact: the float model that it was made from.
         quality: limits of the station's quality gate.
         configuration: the resolved knobs.
-        golden_step: see `export.package.golden_set`.
         layers: measures the layers, called once; None where nobody asks.
         rule: how the threshold is chosen; None: by what the held-out pictures allow.
     """
@@ -48,7 +47,6 @@ class Candidate:
     exact: Detector
     quality: QualityLimits
     configuration: Mapping[str, Any]
-    golden_step: float | None = None
     layers: Callable[[], Sequence[LayerError]] | None = None
     rule: Rule | None = None
 
@@ -143,7 +141,7 @@ def finish(
         candidates = golden_candidates(
             dataset.splits["validation"], channels, compares=draft.compares, marked=draft.task == "anomaly"
         )
-        cases, golden = golden_set(deployed, candidates, thresholds, candidate.golden_step)
+        cases, golden = golden_set(deployed, candidates, thresholds)
         manifest = manifest.model_copy(update={"golden": cases})
         sha256, size = write_bundle(path, manifest, draft.model, golden, draft.extra).sha256, path.stat().st_size
     write_report(

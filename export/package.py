@@ -43,6 +43,9 @@ GOLDEN_CLEARANCE_STEPS = 4
 """Least distance between any candidate of a golden picture and the threshold, in quantization steps of the logits: the
 tolerance of a score is one such step."""
 
+DISTANCE_STEPS = 3.0
+"""Quantization steps of an anomaly's distance by which it may differ on another processor."""
+
 TOOLS = ("tensorflow-cpu", "keras", "ai-edge-litert", "numpy", "opencv-python-headless")
 
 
@@ -149,7 +152,7 @@ def quality_limits(pictures: Sequence[Pixels]) -> QualityLimits:
 
 
 def golden_set(
-    model: LitertModel, candidates: Iterable[tuple[Pixels, ...]], thresholds: Thresholds, step: float | None = None
+    model: LitertModel, candidates: Iterable[tuple[Pixels, ...]], thresholds: Thresholds
 ) -> tuple[tuple[GoldenCase, ...], dict[str, bytes]]:
     """Choose the pictures farthest from any threshold and record what the deployed path says of them.
 
@@ -160,13 +163,12 @@ def golden_set(
         model: the deployed model.
         candidates: pictures to choose from, each with its reference for a model that compares.
         thresholds: of the bundle.
-        step: by how much one quantization step moves a score's logit; None: the first output is that logit.
 
     Raises:
         DatasetError: no picture with a defect is far enough from the threshold.
     """
     chosen: dict[Outcome, list[tuple[float, tuple[Pixels, ...], Scores]]] = {Outcome.NG: [], Outcome.OK: []}
-    step = model.bundle.manifest.outputs[0].scale if step is None else step
+    step = score_step(model.bundle.manifest)
     for together in candidates:
         scores = model.infer(*together)
         clearance = _clearance(scores, thresholds)
@@ -197,6 +199,18 @@ def golden_set(
                 )
             )
     return tuple(cases), pictures
+
+
+def score_step(manifest: Manifest) -> float:
+    """By how much the logit of a picture's score may differ on another processor: a quantization step of its parts."""
+    first = manifest.outputs[0]
+    if manifest.task == "classify":
+        # The score's logit is the difference of two sums of logits.
+        return 2 * first.scale / manifest.classification.temperature
+    if manifest.task == "anomaly":
+        anomaly = manifest.anomaly
+        return float(np.hypot(DISTANCE_STEPS / anomaly.width, manifest.outputs[1].scale / anomaly.map_width))
+    return first.scale
 
 
 def golden_candidates(

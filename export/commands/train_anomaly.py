@@ -4,8 +4,6 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
-
 from export.commands.train_classify import knobs_of, settle_knobs
 from export.finish import Candidate, Demands, finish
 from export.package import Draft, quality_limits
@@ -25,9 +23,6 @@ from export.whole_pictures import draw_calibration, quantize_pictures
 from station.anomaly import ANOMALY_LABEL
 from station.manifest import AnomalyDecoding
 from station.readout import OUTPUT_NAMES
-
-LOGIT_STEPS = 3.0
-"""Quantization steps of distance by which a score may differ on another processor."""
 
 
 def train(request: Request) -> Path:
@@ -62,7 +57,7 @@ def train(request: Request) -> Path:
         calibration=names,
         task="anomaly",
     )
-    features, activation = draft.manifest(datetime.now(UTC)).outputs
+    features = draft.manifest(datetime.now(UTC)).outputs[0]
     bank = mean_bank(features.zero_point)
     decoding = AnomalyDecoding(
         feature_scale=features.scale, feature_zero_point=features.zero_point, smooth_cells=SMOOTH_CELLS
@@ -84,7 +79,6 @@ def train(request: Request) -> Path:
         draft=draft,
         exact=FloatAnomaly(trained, decoding, bank),
         quality=quality_limits(calibration),
-        golden_step=float(np.hypot(LOGIT_STEPS / decoding.width, activation.scale / decoding.map_width)),
         configuration=asdict(knobs),
     )
     return finish(candidate, dataset, request.out, request.say, Demands(allow_regression=request.allow_regression))

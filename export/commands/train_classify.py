@@ -84,8 +84,6 @@ def train(request: Request) -> Path:
             trained.network, dataset.labels, dataset.good_label, preprocessing, decoding, trained.to_real
         ),
         quality=quality_limits(calibration),
-        # The score's logit is the difference of two sums of logits.
-        golden_step=2 * deployed.bundle.manifest.outputs[0].scale / decoding.temperature,
         configuration=asdict(knobs),
     )
     return finish(candidate, dataset, request.out, request.say, Demands(allow_regression=request.allow_regression))
