@@ -15,6 +15,9 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from export.comparison import LayerError
 from station.messages import Pixels
 
+LAYER_PICTURES = 4
+"""So many pictures show what each layer loses; it changes little from one to the next."""
+
 _CONVERSIONS = frozenset({"QUANTIZE", "DEQUANTIZE"})
 _LARGEST_DB = 99.0
 """Where both agree to the last bit the ratio has no end."""

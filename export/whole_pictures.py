@@ -6,8 +6,10 @@ import cv2
 import keras
 import numpy as np
 
+from export.comparison import LayerError
 from export.dataset import DatasetError, Sample, read_sample
 from export.evaluate import Scored
+from export.layer_errors import LAYER_PICTURES, layer_errors
 from export.quantize import CALIBRATION_PICTURES, INPUT_NAMES, calibration_set, convert
 from export.request import Request
 from station.manifest import Preprocessing
@@ -37,20 +39,13 @@ def quantize_pictures(
     """
     if not pictures:
         raise DatasetError("there are no pictures to calibrate the quantization on")
-    middle = sorted(pictures, key=lambda item: item.shape[0] * item.shape[1])[len(pictures) // 2]
-    _, fixed_height, fixed_width, _ = network.input_shape
-    height, width = input_size(middle, preprocessing, (fixed_height or 0, fixed_width or 0))
-    source = keras.Input((height, width, preprocessing.channels), batch_size=1, name=INPUT_NAMES[0])
-    outputs = network(source, training=False)
-    serving = keras.Model(source, dict(zip(names, outputs, strict=True)))
+    serving, middle = _serving(network, pictures, preprocessing, names)
+    shape = serving.input_shape[1:]
     scale, zero_point = to_real
 
     def representative() -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-        tensor = np.empty((height, width, preprocessing.channels), np.uint8)
         for picture in pictures:
-            # All of each picture, in the exported size: a crop might leave out what sets the ranges.
-            whole = np.asarray(cv2.resize(picture, middle.shape[1::-1]), np.uint8)
-            write_input(whole, tensor, preprocessing)
+            tensor = _whole(picture, middle, shape, preprocessing)
             # The input's scale comes from its extremes, and must be the one with which pixels are written as they are.
             tensor[0, 0], tensor[0, 1] = 0, 255
             yield (
@@ -59,6 +54,41 @@ def quantize_pictures(
             )
 
     return convert(serving, representative)
+
+
+def picture_layers(
+    network: keras.Model,
+    model: bytes,
+    pictures: Sequence[Pixels],
+    preprocessing: Preprocessing,
+    names: Sequence[str],
+) -> tuple[LayerError, ...]:
+    """What each layer loses to quantization on the first few of the pictures that the model was calibrated on."""
+    serving, middle = _serving(network, pictures, preprocessing, names)
+    shape = serving.input_shape[1:]
+    shown = [
+        {INPUT_NAMES[0]: _whole(picture, middle, shape, preprocessing)[None]} for picture in pictures[:LAYER_PICTURES]
+    ]
+    return layer_errors(serving, model, shown)
+
+
+def _serving(
+    network: keras.Model, pictures: Sequence[Pixels], preprocessing: Preprocessing, names: Sequence[str]
+) -> tuple[keras.Model, Pixels]:
+    """The network for the size of the picture with the median area, its outputs by name; and that picture."""
+    middle = sorted(pictures, key=lambda item: item.shape[0] * item.shape[1])[len(pictures) // 2]
+    _, fixed_height, fixed_width, _ = network.input_shape
+    height, width = input_size(middle, preprocessing, (fixed_height or 0, fixed_width or 0))
+    source = keras.Input((height, width, preprocessing.channels), batch_size=1, name=INPUT_NAMES[0])
+    outputs = network(source, training=False)
+    return keras.Model(source, dict(zip(names, outputs, strict=True))), middle
+
+
+def _whole(picture: Pixels, middle: Pixels, shape: tuple[int, ...], preprocessing: Preprocessing) -> Pixels:
+    """All of a picture, in the exported size: a crop might leave out what sets the ranges."""
+    tensor = np.empty(shape, np.uint8)
+    write_input(np.asarray(cv2.resize(picture, middle.shape[1::-1]), np.uint8), tensor, preprocessing)
+    return tensor
 
 
 def draw_calibration(

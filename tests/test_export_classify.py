@@ -100,6 +100,15 @@ def test_the_commands_know_a_classifier(classifier: Path, folder: Path, capsys: 
     assert main(["predict", str(classifier), str(picture), "--json"]) == 0
     line = json.loads(capsys.readouterr().out)
     assert line["outcome"] in {"ok", "ng"}
+    assert len(stored["comparison"]["layers_sqnr_db"]) > 20
+    assert '<section id="quantization">' in (classifier.parent / "report.html").read_text(encoding="utf-8")
+    other = folder / "strict.bundle"
+    choosing = ["threshold", str(classifier), "--data", str(folder / "data"), "--max-miss", "0.05"]
+    assert main([*choosing, "--split", "all", "--out", str(other)]) == 0
+    told = capsys.readouterr().out
+    assert "good rejected (95 % interval" in told
+    assert "pictures were trained on" in told
+    assert read_bundle(other).model == read_bundle(classifier).model
 
 
 def test_a_manifest_that_is_not_the_classifiers_is_refused(classifier: Path) -> None:

@@ -19,7 +19,7 @@ from export.cnn import FloatDetector
 from export.comparison import LayerError
 from export.dataset import Dataset, DatasetError, read_dataset
 from export.finish import Candidate, Demands, finish
-from export.layer_errors import layer_errors
+from export.layer_errors import LAYER_PICTURES, layer_errors
 from export.package import Draft, detector_decoding, detector_preprocessing, quality_limits
 from export.quantize import (
     CALIBRATION_PICTURES,
@@ -35,9 +35,6 @@ from export.train_cnn import load_checkpoint, load_knobs
 from station.manifest import Preprocessing
 from station.messages import Pixels
 from station.preprocess import write_input
-
-LAYER_PICTURES = 4
-"""So many pictures show what each layer loses; it changes little from one to the next."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -19,7 +19,7 @@ from export.train_anomaly import (
     train_anomaly,
 )
 from export.train_classifier import load_pictures
-from export.whole_pictures import draw_calibration, quantize_pictures
+from export.whole_pictures import draw_calibration, picture_layers, quantize_pictures
 from station.anomaly import ANOMALY_LABEL
 from station.manifest import AnomalyDecoding
 from station.readout import OUTPUT_NAMES
@@ -79,6 +79,9 @@ def train(request: Request) -> Path:
         draft=draft,
         exact=FloatAnomaly(trained, decoding, bank),
         quality=quality_limits(calibration),
+        layers=lambda: picture_layers(
+            trained.network, model, calibration, trained.preprocessing, OUTPUT_NAMES["anomaly"]
+        ),
         configuration=asdict(knobs),
     )
     return finish(candidate, dataset, request.out, request.say, Demands(allow_regression=request.allow_regression))

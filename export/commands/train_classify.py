@@ -21,7 +21,7 @@ from export.train_classifier import (
     classifier_preprocessing,
     load_pictures,
 )
-from export.whole_pictures import best_temperature, draw_calibration, quantize_pictures
+from export.whole_pictures import best_temperature, draw_calibration, picture_layers, quantize_pictures
 from station.manifest import ClassDecoding
 from station.readout import OUTPUT_NAMES
 
@@ -84,6 +84,9 @@ def train(request: Request) -> Path:
             trained.network, dataset.labels, dataset.good_label, preprocessing, decoding, trained.to_real
         ),
         quality=quality_limits(calibration),
+        layers=lambda: picture_layers(
+            trained.network, draft.model, calibration, preprocessing, OUTPUT_NAMES["classify"]
+        ),
         configuration=asdict(knobs),
     )
     return finish(candidate, dataset, request.out, request.say, Demands(allow_regression=request.allow_regression))
