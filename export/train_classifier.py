@@ -101,7 +101,7 @@ class ClassifierKnobs:
     plain_epochs: int = 40
     batch: int = 16
     head_rate: float = 2e-3
-    deep_rate: float = 6e-4
+    deep_rate: float = 4e-4
     fine_rate: float = 1.5e-4
     plain_rate: float = 1e-3
     optimizer: Literal["adam", "sgd"] = "adam"
