@@ -32,6 +32,7 @@ from station.settings import CommandSettings, JournalSettings, load
 from station.wire import decode, request_topic, response_topic
 
 LONG = os.environ.get("FAULTS") == "long"
+pytestmark = pytest.mark.timeout(3600 if LONG else 300)
 
 
 def examples(short: int) -> settings:
