@@ -30,6 +30,7 @@ Nothing here knows a clock, and nothing grows.
 """
 
 import math
+import threading
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -182,19 +183,25 @@ class SavedAlarm(BaseModel):
 
 
 class FloodWatch:
-    """Counts the alarms of all groups as they come."""
+    """Counts the alarms of all groups as they come; each group's thread may."""
 
     def __init__(self) -> None:
         self._came_s: deque[float] = deque(maxlen=FLOOD_COUNT)
         self._flood = False
+        self._lock = threading.Lock()
 
     def came(self, at_s: float) -> bool:
         """An alarm came; return whether there is a flood now."""
-        self._came_s.append(at_s)
-        return self.lasts(at_s)
+        with self._lock:
+            self._came_s.append(at_s)
+            return self._look(at_s)
 
     def lasts(self, at_s: float) -> bool:
         """Whether there is a flood now."""
+        with self._lock:
+            return self._look(at_s)
+
+    def _look(self, at_s: float) -> bool:
         recent = sum(at_s - one <= FLOOD_WITHIN_S for one in self._came_s)
         if recent >= FLOOD_COUNT:
             self._flood = True

@@ -40,6 +40,9 @@ RETRY_S = 2.0
 """Pause before a source or a bundle that could not be used is tried again."""
 SAVE_EVERY_S = 10.0
 """What a group remembers is saved this often, at each transition of an alarm, and at the end."""
+ALARMS = "alarms"
+"""What a flood of alarms is called in `status`."""
+FLOOD = "flood: ten alarms or more came within ten minutes; the first of each group (first_out) is nearest to the cause"
 READINGS = "readings"
 """What a fault of the journal of readings is called in `status`."""
 
@@ -328,6 +331,9 @@ class ProcessLines:
             self._kept(lambda readings: readings.keep(group.name, observation.ticks, observation.moments))
         if observation.alarms:
             self._save(group)
+        if observation.moments:
+            flood = self._flood.lasts(observation.moments[-1].at_s)
+            self._faults.set(ALARMS, FLOOD if flood else None)
 
     def _kept(self, keep: Callable[[ReadingsJournal], None]) -> None:
         if self._readings is None:

@@ -133,3 +133,49 @@ def test_the_template_is_a_valid_configuration_and_so_are_its_examples(tmp_path:
     for example in examples:
         lines = [line.removeprefix("# ") for line in example.split("\n\n")[0].splitlines()]
         assert check({"camera": {"line1": tomllib.loads("\n".join(lines))}})
+
+
+SENSORS = {"sensors": {"plc": {"kind": "simulated"}}}
+
+
+@pytest.mark.parametrize(
+    ("process", "expected"),
+    [
+        ({}, "process.oven.channel: is missing"),
+        ({"channel": {}}, r"at least one table \[process.<group>.channel.<name>\] is needed"),
+        ({"channel": {"t": {"source": "plx"}}}, r"source = 'plx' has no table \[sensors.plx\]; known: plc"),
+        ({"channel": {"t": {"source": "plc", "scale": 0.0}}}, "scale must not be 0"),
+        ({"channel": {"t": {"source": "plc", "scale": float("nan")}}}, "must be a finite number"),
+        ({"channel": {"t": {"source": "plc", "minimum": 2.0, "maximum": 1.0}}}, "minimum = 2.0 must be below maximum"),
+        ({"channel": {"t": {"source": "plc"}}, "alarm": {"a": {"watch": "p", "above": 1.0}}}, "'p' is no channel"),
+        ({"channel": {"t": {"source": "plc"}}, "alarm": {"a": {"watch": "t"}}}, "needs above or below, one of the two"),
+        ({"channel": {"t": {"source": "plc"}}, "alarm": {"a": {}}}, "watches the risk, which needs a bundle"),
+        (
+            {"bundle": "x", "channel": {"t": {"source": "plc"}}, "alarm": {"a": {"above": 1.5}}},
+            "above = 1.5: a risk lies in 0 to 1",
+        ),
+        (
+            {"bundle": "x", "channel": {"t": {"source": "plc"}}, "alarm": {"a": {"priority": "urgent"}}},
+            "Input should be 'low', 'medium', 'high' or 'critical'",
+        ),
+    ],
+)
+def test_a_wrong_process_group_is_refused(process: dict[str, Any], expected: str) -> None:
+    with pytest.raises(ConfigurationError, match=expected):
+        check({**SENSORS, "process": {"oven": process}})
+
+
+def test_a_replayed_log_cannot_be_joined_with_a_live_source() -> None:
+    sensors = {"plc": {"kind": "simulated"}, "log": {"kind": "csv", "path": "log.csv"}}
+    channels = {"a": {"source": "plc"}, "b": {"source": "log"}}
+    with pytest.raises(ConfigurationError, match="a replayed log has times of its own"):
+        check({"sensors": sensors, "process": {"oven": {"channel": channels}}})
+
+
+def test_a_group_with_a_bundle_has_an_alarm_on_its_risk() -> None:
+    channels = {"t": {"source": "plc"}}
+    settings = check({**SENSORS, "process": {"oven": {"bundle": "x.bundle", "channel": channels}}})
+    assert list(settings.process["oven"].alarms()) == ["early_warning"]
+    assert settings.process["oven"].bundle == Path("/etc/station/x.bundle")
+    without = check({**SENSORS, "process": {"oven": {"channel": channels}}})
+    assert not without.process["oven"].alarms()
