@@ -126,6 +126,10 @@ class StepModel(Protocol):
         """When its risk becomes an alarm."""
 
     @property
+    def reset_after_s(self) -> float:
+        """The gap after which its training began anew, in seconds."""
+
+    @property
     def flat_after_s(self) -> tuple[float | None, ...]:
         """How long each channel may stand still before it is bad, as the training logs show; None: for ever."""
 

@@ -47,6 +47,9 @@ LEAST_SHARE = 0.02
 HISTORY_POINTS = 60
 """Points of the risk's history in an alarm."""
 DEFAULT_STEP_S = 1.0
+RESET_S = 60.0
+RESET_STEPS = 10
+"""A longer gap is not made up, where neither configuration nor bundle says when."""
 AGE_STEPS = 5
 """A value is held this many steps, where its channel says nothing."""
 FAULT_AFTER_S = 2.0
@@ -134,11 +137,14 @@ class Observer:
         self._model = model
         self.step_s = step_of(settings, model)
         self.channels = channels_of(group, settings, self.step_s, model)
+        self._reset_after_s = settings.reset_after_s or (
+            max(RESET_S, RESET_STEPS * self.step_s) if model is None else model.reset_after_s
+        )
         self._window = Window(
             self.channels,
             step_s=self.step_s,
             lateness_s=settings.lateness_s,
-            reset_after_s=settings.reset_after_s,
+            reset_after_s=self._reset_after_s,
             min_good=settings.min_good,
         )
         self._alarms = AlarmGroup(rules_of(settings, self.channels, model), flood, settings.max_shelve_s)
@@ -289,7 +295,7 @@ class Observer:
 
     def _starved(self, tick: Tick) -> bool:
         """Whether there were too few good channels for too long: what the model remembers is of no use any more."""
-        return self._starving_s is not None and tick.at_s - self._starving_s > self._settings.reset_after_s
+        return self._starving_s is not None and tick.at_s - self._starving_s > self._reset_after_s
 
     def _go_on(self, tick: Tick) -> None:
         """At the first tick: the model of the former run goes on where it was, or begins anew."""
@@ -301,7 +307,7 @@ class Observer:
             return
         gap_s = tick.at_s - saved.at_s
         try:
-            known = 0 <= gap_s <= self._settings.reset_after_s and self._model.restore(
+            known = 0 <= gap_s <= self._reset_after_s and self._model.restore(
                 base64.b64decode(saved.model, validate=True)
             )
         except binascii.Error:

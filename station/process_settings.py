@@ -101,8 +101,9 @@ class ProcessSettings(Section):
     """Fixed step onto which readings are brought; default: the bundle's, without a bundle 1 s."""
     lateness_s: Finite = Field(default=0.0, ge=0, le=3600)
     """A step is closed this long after its time, so that late and out-of-order readings still count."""
-    reset_after_s: Finite = Field(default=60.0, gt=0)
-    """After a longer gap without readings, or between two runs, the model begins anew and warms up."""
+    reset_after_s: Finite | None = Field(default=None, gt=0)
+    """After a longer gap without readings, or between two runs, the model begins anew and warms up; default: the
+    bundle's, without a bundle a minute, and ten steps at least."""
     min_good: Fraction = 0.5
     """With a smaller share of good channels the state is `sensor_fault`."""
     risk_interval_s: Finite = Field(default=1.0, ge=0)

@@ -94,6 +94,11 @@ class ProcessModel:
         return self._limits
 
     @property
+    def reset_after_s(self) -> float:
+        """The gap after which its training began anew, in seconds."""
+        return self._bundle.manifest.reset_after_s
+
+    @property
     def flat_after_s(self) -> tuple[float | None, ...]:
         """How long each channel may stand still before it is bad, as the training logs show; None: for ever."""
         return tuple(channel.flat_after_s for channel in self._bundle.manifest.channels)

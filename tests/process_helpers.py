@@ -53,6 +53,10 @@ class Deviation:
         return AlarmLimits(limit=0.3, deadband=0.1, on_delay_s=1.0, off_delay_s=1.0)
 
     @property
+    def reset_after_s(self) -> float:
+        return 60.0
+
+    @property
     def flat_after_s(self) -> tuple[float | None, ...]:
         return (None,) * len(self._channels)
 
