@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from export.comparison import LayerError, QuantizationLoss, compare, losses
+from export.comparison import LayerError, QuantizationLoss, compare, doubts, losses
 from export.cross_validation import RECORD
 from export.dataset import Dataset, DatasetError, Sample
 from export.evaluate import Detector, Scored, rescore, score_samples
@@ -124,7 +124,7 @@ def finish(
     comparison = compare(scored[split, "float"], scored[split, "int8"], task, thresholds, layers)
     figures |= {f"{split}_float": comparison.before, f"{split}_int8": comparison.after}
     found = losses(comparison)
-    warnings += [f"int8 is worse than float: {text}" for text in found]
+    warnings += [f"int8 is worse than float: {text}" for text in (*found, *doubts(comparison))]
     manifest = draft.manifest(created_at).model_copy(
         update={
             "thresholds": thresholds,

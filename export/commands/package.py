@@ -4,8 +4,8 @@
 
 OUT is the folder of `station-export train`, finished or interrupted. The threshold is chosen on the held-out tenth of
 trainval; float and int8 figures on that part and on the test split go into the manifest, metrics.json and report.html.
-Where int8 is worse than float by more than 0.005 of a headline figure, or judges more than 1 % of the pictures
-differently, no bundle is written unless --allow-regression is given.
+Where int8 is, for certain, worse than float by more than 0.005 of a headline figure, or judges more than 1 % of the
+pictures differently, no bundle is written unless --allow-regression is given.
 """
 
 import argparse
