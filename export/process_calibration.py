@@ -28,10 +28,10 @@ Floats = npt.NDArray[np.float64]
 
 NORMAL = 1.4826
 """Median absolute deviation → standard deviation of a normal distribution."""
-LEAST_LIMIT = 2.5
+LEAST_LIMIT = 2.25
 """A mean square of remembered residuals below this many of their own spreads is no sign of anything, however quiet the
 calibration log was."""
-MOST_LIMIT = 5.0
+MOST_LIMIT = 4.5
 """A log of "normal operation" with a fault in it must not raise the limit until no fault can reach it; what stands
 above in the calibration log counts as alarms."""
 CONFIDENCE = 0.95
@@ -183,6 +183,7 @@ def forecast_monitor(
     )
     kept = np.sqrt(np.nansum(remembered**2, axis=0) / np.maximum(np.isfinite(remembered).sum(axis=0), 1))
     kept = np.maximum(kept, least)
+    readings = [np.where(run.mask, run.values, np.nan) for run in runs]
     monitor = ForecastMonitor(
         cell=knobs.cell,
         states=states,
@@ -193,12 +194,37 @@ def forecast_monitor(
         memory=memory,
         residual_spread=tuple(spread.ravel().tolist()),
         memory_spread=tuple(kept.ravel().tolist()),
+        low=tuple(np.minimum(np.nanmin(np.concatenate(readings), axis=0), 0.0).tolist()),
+        high=tuple(np.maximum(np.nanmax(np.concatenate(readings), axis=0), 0.0).tolist()),
+        follow=tuple(np.concatenate([_kept(readings, horizon) for horizon in knobs.horizons]).tolist()),
         precision=_precision(remembered / kept, memory.rate),
         limit=1.0,
     )
     statistics = run_chart(chart_of(monitor, spread.shape[1]), runs, told)
     limit = limit_of(statistics, LEAST_LIMIT, MOST_LIMIT)
     return monitor.model_copy(update={"limit": limit}), statistics / limit
+
+
+def _kept(readings: Sequence[Floats], horizon: int) -> Floats:
+    """How much of its deviation each channel still has after some ticks, 0..1, `[channels]`.
+
+    The square root of the autocorrelation, since the noise of both readings takes its share of that. One tick ahead the
+    network itself starts from the reading.
+    """
+    channels = readings[0].shape[1]
+    if horizon == 1:
+        return np.zeros(channels)
+    middle = np.nanmean(np.concatenate(readings), axis=0)
+    both, own, pairs, count = (np.zeros(channels) for _ in range(4))
+    for rows in readings:
+        apart = rows - middle
+        products = apart[horizon:] * apart[:-horizon]
+        both += np.nansum(products, axis=0)
+        pairs += np.isfinite(products).sum(axis=0)
+        own += np.nansum(apart**2, axis=0)
+        count += np.isfinite(apart).sum(axis=0)
+    correlation = (both / np.maximum(pairs, 1)) / np.maximum(own / np.maximum(count, 1), LEAST_VARIANCE)
+    return np.asarray(np.sqrt(np.clip(correlation, 0.0, 1.0)))
 
 
 def _precision(places: Floats, rate: float) -> tuple[tuple[float, ...], ...]:
@@ -216,8 +242,10 @@ def _precision(places: Floats, rate: float) -> tuple[tuple[float, ...], ...]:
     shrink = width / (width + independent)
     found = table.T @ table / max(len(table), 1)
     inverse = np.linalg.inv((1 - shrink) * found + shrink * np.eye(width))
-    square = np.einsum("ti,ij,tj->t", table, inverse, table).mean() / width if len(table) else 1.0
-    return tuple(tuple(row) for row in (inverse / max(float(square), 1e-6)).tolist())
+    square = float(np.einsum("ti,ij,tj->t", table, inverse, table).mean()) / width if len(table) else 1.0
+    # Half of it takes the parts one by one: faults that move channels together, as normal operation does, count too.
+    mixed = (inverse / max(square, LEAST_VARIANCE) + np.eye(width)) / 2
+    return tuple(tuple(row) for row in mixed.tolist())
 
 
 def pca_monitor(runs: Sequence[ScaledRun], members: int) -> tuple[PcaMonitor, Floats]:

@@ -111,15 +111,18 @@ def evaluate_process(played: Sequence[Played], step_s: float, skip_rows: int = 0
         alarm = one.rows(one.alarm, 0.0) > 0
         faulty = one.log.faulty
         counted = np.arange(len(faulty)) >= skip_rows
-        bad, good = (faulty == 1) & counted, (faulty != 1) & counted
-        labelled |= bool(np.isfinite(faulty).any())
+        known = np.isfinite(faulty)
+        labelled |= bool(known.any())
+        # A log without labels is one of normal operation; single rows without one count for nothing.
+        bad, good = (faulty == 1) & counted, ((faulty == 0) | ~known.any()) & counted
         hit += int((alarm & bad).sum())
         missed += int((~alarm & bad).sum())
         false += int((alarm & good).sum())
         quiet += int((~alarm & good).sum())
         normal_s += float(good.sum()) * step_s
-        onsets = begins(bad)
-        ends = np.concatenate([begins(~bad), [len(bad)]])
+        event = _carried_on(faulty) & counted
+        onsets = begins(event)
+        ends = np.concatenate([begins(~event), [len(event)]])
         for onset in onsets:
             end = int(ends[ends > onset].min())
             inside = np.flatnonzero(alarm[onset:end])
@@ -131,7 +134,7 @@ def evaluate_process(played: Sequence[Played], step_s: float, skip_rows: int = 0
         for begin in begins(shown):
             end = begin + int(np.argmin(np.append(shown[begin:], False)))
             alarms += 1
-            true_alarms += bool(bad[begin:end].any())
+            true_alarms += bool(event[begin:end].any())
     days = normal_s / 86_400
     figures: dict[str, float | None] = {
         "rows": float(hit + missed + false + quiet),
@@ -157,3 +160,10 @@ def evaluate_process(played: Sequence[Played], step_s: float, skip_rows: int = 0
         "delay_median_s": float(np.median(delays)) if delays else None,
         "delay_mean_s": float(np.mean(delays)) if delays else None,
     }
+
+
+def _carried_on(faulty: Floats) -> Bools:
+    """Whether each row belongs to a fault; one without a label is as the one before."""
+    known = np.isfinite(faulty)
+    newest = np.maximum.accumulate(np.where(known, np.arange(len(faulty)), -1))
+    return np.asarray((newest >= 0) & (faulty[np.maximum(newest, 0)] == 1))

@@ -40,7 +40,7 @@ from export.process_calibration import (
 from export.process_logs import LogSet, Ticks, reset_after, step_of, to_ticks
 from export.rnn import NetworkShape, convert, deployed_step, step_model
 from export.samples import DatasetError
-from export.train_rnn import RecurrentKnobs, ScaledRun, Teacher, fold_of, roll_out
+from export.train_rnn import RecurrentKnobs, ScaledRun, Teacher, decay_for, fold_of, roll_out
 from station.adapters.litert_step import LitertStep, load_step_model
 from station.bundle_file import MODEL
 from station.process_bundle import (
@@ -221,13 +221,18 @@ def shape_of(prepared: Prepared, knobs: RecurrentKnobs, *, forecasts: bool = Tru
     )
 
 
+def knobs_for(prepared: Prepared, knobs: RecurrentKnobs) -> RecurrentKnobs:
+    """The knobs with the weight decay that so many ticks ask for."""
+    return replace(knobs, decay=decay_for(sum(len(run.values) for run in prepared.runs)))
+
+
 def window_of(prepared: Prepared, knobs: RecurrentKnobs) -> int:
     """Length of the training windows."""
     return min(knobs.ticks, max(len(run.values) for run in prepared.runs))
 
 
 def _fit_forecast(prepared: Prepared, plan: ProcessPlan, say: Say, teacher: Teacher | None) -> Fitted:
-    knobs = plan.knobs
+    knobs = knobs_for(prepared, plan.knobs)
     shape = shape_of(prepared, knobs)
     network, loss = (teacher or Teacher(shape, knobs, window_of(prepared, knobs))).teach(prepared.runs)
     say(f"{knobs.cell}: {knobs.steps} steps, loss {loss:.4f}")
@@ -243,7 +248,7 @@ def _fit_forecast(prepared: Prepared, plan: ProcessPlan, say: Say, teacher: Teac
 
 
 def _fit_warn(prepared: Prepared, plan: ProcessPlan, say: Say) -> Fitted:
-    knobs = plan.knobs
+    knobs = knobs_for(prepared, plan.knobs)
     if plan.model not in CELLS:
         raise DatasetError(f"--model {plan.model} learns no labels; {', '.join(CELLS)} do")
     marks = np.concatenate([run.faulty for run in prepared.runs])

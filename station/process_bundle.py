@@ -84,6 +84,8 @@ class ForecastMonitor(Part):
         memory_spread: `[judged × channels]`, of the remembered residuals.
         precision: `[judged × channels][judged × channels]`, inverse of the shrunk correlation of the remembered
             residuals, in units that make the mean square of normal operation 1; empty: they count one by one.
+        low, high: `[channels]`, the range that was taught, scaled.
+        follow: `[horizons × channels]`, 0..1: how much of what a reading has beyond that range its forecasts get added.
         limit: value of the statistic at which the risk is one half.
     """
 
@@ -98,6 +100,9 @@ class ForecastMonitor(Part):
     residual_spread: tuple[float, ...]
     memory_spread: tuple[float, ...]
     precision: tuple[tuple[float, ...], ...] = ()
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    follow: tuple[float, ...]
     limit: float = Field(gt=0)
 
     @model_validator(mode="after")
@@ -114,6 +119,9 @@ class ForecastMonitor(Part):
         """Raise ValueError when a list has another length than the channels ask for."""
         _length("residual_spread", self.residual_spread, len(self.horizons) * channels)
         _length("memory_spread", self.memory_spread, len(self.judged) * channels)
+        _length("low", self.low, channels)
+        _length("high", self.high, channels)
+        _length("follow", self.follow, len(self.horizons) * channels)
         if min(*self.residual_spread, *self.memory_spread) <= 0:
             raise ValueError("spreads must be above 0")
         if self.precision:

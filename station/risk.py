@@ -12,7 +12,9 @@ horizon the residual is divided by its own spread, cut, less a slow offset, and 
 mean (Roberts, Technometrics 1, 1959), whose spread in normal operation is known, too. What remains is a Mahalanobis
 distance: where channels move together by nature, one that leaves the others counts more than all that move. Or it is a
 single part that is larger than chance allows in so many. A network cannot follow a stable channel
-out of the range that it was taught, so that a lasting shift keeps its residual. The slow offset takes up ageing and
+out of the range that it was taught, so that a lasting shift keeps its residual. A channel that wanders by nature would
+keep one as well: what it has beyond that range is added to its forecasts, by as much as the channel keeps its own
+deviations in the calibration log. The slow offset takes up ageing and
 weather; it stands still while the mean is outside of its gate, and it is bounded, so that a drift is taken up only so
 far: then it counts, however slow it is.
 
@@ -112,6 +114,9 @@ class ForecastChart:
         self._single = monitor.memory.single_weight
         self._precision = np.array(monitor.precision) if monitor.precision else None
         self._per_limit = 1.0 / monitor.limit
+        self._low = np.array(monitor.low)
+        self._high = np.array(monitor.high)
+        self._follow = np.array(monitor.follow).reshape(len(horizons), channels)
         self.reset()
 
     def reset(self) -> None:
@@ -135,7 +140,9 @@ class ForecastChart:
         self._tick = tick + 1
         forecast = slots[(tick - self._ahead) % depth, self._judged]
         shown = slots[(tick - self._shown_ticks) % depth, self._shown].copy()
-        slots[tick % depth] = output.reshape(self._horizons, self._channels)
+        slot = slots[tick % depth]
+        np.multiply(self._follow, scaled - np.minimum(np.maximum(scaled, self._low), self._high), out=slot)
+        slot += output.reshape(self._horizons, self._channels)
         if tick < depth + self._settle:
             return Evidence(None, self._nothing, self._unknown)
         residual = scaled - forecast

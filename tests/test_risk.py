@@ -24,6 +24,9 @@ def forecast_monitor(**changes: object) -> ForecastMonitor:
         "memory": Memory(),
         "residual_spread": (1.0,) * 6,
         "memory_spread": (0.25,) * 3,
+        "low": (-3.0,) * 3,
+        "high": (3.0,) * 3,
+        "follow": (0.0,) * 6,
         "limit": 2.5,
     }
     return ForecastMonitor.model_validate(values | changes)
@@ -94,6 +97,17 @@ def test_the_memory_of_a_lasting_shift_grows_and_stays() -> None:
 
     assert statistics[:30] == sorted(statistics[:30])
     assert min(statistics[30:]) > 1.0
+
+
+def test_a_channel_that_wanders_by_nature_is_followed_out_of_its_range() -> None:
+    still, wandering = (chart_of(forecast_monitor(follow=(0.0,) * 3 + (share,) * 3), CHANNELS) for share in (0.0, 1.0))
+    ramp = np.linspace(0, 9, 900)[:, None] * np.array([1.0, 0.0, 0.0])
+
+    alone, followed = feed(still, ramp)[-1], feed(wandering, ramp)[-1]
+
+    assert alone is not None
+    assert followed is not None
+    assert alone > 1.0 > followed
 
 
 def test_a_slow_drift_counts_once_the_offset_is_used_up() -> None:
