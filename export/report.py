@@ -12,7 +12,7 @@ import numpy as np
 
 from export import page
 from export.charts import DARK, LIGHT, Ink, precision_recall_chart, roc_chart, score_chart
-from export.comparison import Comparison, losses, verdict
+from export.comparison import Comparison, doubts, losses, verdict
 from export.dataset import SPLITS, Dataset, Sample
 from export.evaluate import Scored, corners, match
 from export.evaluation import FIGURE_NAMES, Evaluation, picture_score, score_floor
@@ -129,7 +129,10 @@ def metrics_record(report: Report) -> dict[str, Any]:
     }
     if report.comparison is not None:
         record[f"{report.split}_float"] = report.comparison.before.record()
-        record["comparison"] = report.comparison.record() | {"losses": losses(report.comparison)}
+        record["comparison"] = report.comparison.record() | {
+            "losses": losses(report.comparison),
+            "doubts": doubts(report.comparison),
+        }
     if report.folds:
         record["folds"] = [dict(fold) for fold in report.folds]
     if report.others:
@@ -591,6 +594,7 @@ def _quantization(report: Report, pictures: dict[str, bytes]) -> str:
             "the same pictures, the int8 one through the very path that runs on the line."
         ),
         *(page.paragraph(text, "alert") for text in found),
+        *(page.paragraph(text) for text in doubts(comparison)),
         page.table(["figure", "float", "int8", "change"], rows),
         page.paragraph(
             f"{len(comparison.flips)} of {comparison.after.pictures} verdicts or classes change "
