@@ -267,6 +267,23 @@ def test_watch_waits_instead_of_spinning_and_slows_down_in_large_folders(tmp_pat
     assert line.elapsed_s / line.waits >= 0.19
 
 
+class Slow(Line):
+    """Time passes also while the camera looks: three seconds from one look at the clock to the next."""
+
+    def monotonic_s(self) -> float:
+        self.elapsed_s += 3
+        return super().monotonic_s()
+
+
+def test_watch_takes_what_it_finds_in_a_large_folder_without_a_long_wait(tmp_path: Path) -> None:
+    for number in range(3):
+        put(tmp_path / f"{number}.png", number)
+    line = Slow()
+    with reader(tmp_path, line, mode="watch") as camera:
+        assert camera.read().source == "0.png"
+        assert line.elapsed_s < 20
+
+
 def test_a_folder_that_goes_away_is_an_error(tmp_path: Path) -> None:
     folder = tmp_path / "share"
     put(folder / "a.png")

@@ -211,7 +211,8 @@ class FolderCameraReader:
                 yield name
             if not found:
                 spent_s = self._clock.monotonic_s() - began_s
-                self._wait(max(POLL_S, spent_s / _SCAN_SHARE))
+                # After a long absence a large folder is full of pictures, and all they wait for is a second look.
+                self._wait(max(POLL_S, spent_s if unsettled else spent_s / _SCAN_SHARE))
 
     def _arrived(self, name: str, unchanged_s: float) -> bool:
         try:
