@@ -17,6 +17,8 @@ from station.messages import Outcome, Reason
 
 pytestmark = [
     pytest.mark.training,
+    # Two minutes of processor time, most of it TensorFlow building its graphs.
+    pytest.mark.timeout(1200),
     # TensorFlow 2.21's tensors do not know NumPy 2's `copy` argument.
     pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"),
 ]
