@@ -117,6 +117,8 @@ class ForecastChart:
         self._low = np.array(monitor.low)
         self._high = np.array(monitor.high)
         self._follow = np.array(monitor.follow).reshape(len(horizons), channels)
+        self._good_key = b""
+        self._good_precision = np.zeros((0, 0))
         self.reset()
 
     def reset(self) -> None:
@@ -170,12 +172,21 @@ class ForecastChart:
         if self._precision is None:
             squares = place * place
         else:
-            squares = place * (self._precision @ place.ravel()).reshape(place.shape)
+            squares = place * (self._among_good(mask) @ place.ravel()).reshape(place.shape)
         largest = self._single * float((size * mask).max())
         statistic = max(max(float(squares.sum()) / good, 0.0) ** 0.5, largest) * self._per_limit
         # A part below zero says that the channel explains others; it is not to blame.
         parts = np.maximum(squares.sum(axis=0), 0.0)
         return Evidence(statistic, parts, shown)
+
+    def _among_good(self, mask: Mask) -> Floats:
+        """The precision of the good channels; computed anew only when the mask changes."""
+        assert self._precision is not None
+        key = mask.tobytes()
+        if key != self._good_key:
+            self._good_key = key
+            self._good_precision = _marginal(self._precision, np.tile(mask, len(self._judged)))
+        return self._good_precision
 
     def memory(self) -> dict[str, Floats]:
         """What it remembers."""
@@ -197,6 +208,23 @@ class ForecastChart:
             raise ValueError("the memory is of another chart")
         self._tick = int(memory["tick"][0])
         self._slots, self._mean, self._offset = slots.copy(), mean.copy(), offset.copy()
+
+
+def _marginal(precision: Floats, good: Mask) -> Floats:
+    """The precision when some parts are not known: with whatever they are, the distance is at least this one.
+
+    The Schur complement of the known parts, with zeros for the others. To put 0 for an unknown part instead would take
+    channels that it moves together with for faulty.
+    """
+    if good.all():
+        return precision
+    known, unknown = np.flatnonzero(good), np.flatnonzero(~good)
+    kept = np.zeros_like(precision)
+    across = precision[np.ix_(unknown, known)]
+    kept[np.ix_(known, known)] = precision[np.ix_(known, known)] - across.T @ np.linalg.solve(
+        precision[np.ix_(unknown, unknown)], across
+    )
+    return kept
 
 
 class WarnChart:

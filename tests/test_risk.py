@@ -100,7 +100,9 @@ def test_the_memory_of_a_lasting_shift_grows_and_stays() -> None:
 
 
 def test_a_channel_that_wanders_by_nature_is_followed_out_of_its_range() -> None:
-    still, wandering = (chart_of(forecast_monitor(follow=(0.0,) * 3 + (share,) * 3), CHANNELS) for share in (0.0, 1.0))
+    still, wandering = (
+        chart_of(forecast_monitor(follow=(0.0,) * 3 + (share,) * 3, high=(0.2,) * 3), CHANNELS) for share in (0.0, 1.0)
+    )
     ramp = np.linspace(0, 9, 900)[:, None] * np.array([1.0, 0.0, 0.0])
 
     alone, followed = feed(still, ramp)[-1], feed(wandering, ramp)[-1]
@@ -132,6 +134,19 @@ def test_where_channels_move_together_the_one_that_leaves_counts_more() -> None:
     assert both is not None
     assert one is not None
     assert one > 2 * both
+
+
+def test_a_channel_that_drops_out_does_not_make_its_companion_look_faulty() -> None:
+    correlation = np.array([[1.0, 0.99, 0.0], [0.99, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    chart = chart_of(forecast_monitor(precision=tuple(map(tuple, np.linalg.inv(correlation).tolist()))), CHANNELS)
+    together = np.tile([1.0, 1.0, 0.0], (40, 1))
+    before = feed(chart, together)[-1]
+
+    after = feed(chart, together[:1], np.array([True, False, True]))[0]
+
+    assert before is not None
+    assert after is not None
+    assert after < 1.3 * before
 
 
 @pytest.mark.parametrize("monitor", MONITORS, ids=lambda monitor: monitor.kind)
