@@ -28,10 +28,10 @@ Floats = npt.NDArray[np.float64]
 
 NORMAL = 1.4826
 """Median absolute deviation → standard deviation of a normal distribution."""
-LEAST_LIMIT = 2.25
+LEAST_LIMIT = 2.6
 """A mean square of remembered residuals below this many of their own spreads is no sign of anything, however quiet the
 calibration log was."""
-MOST_LIMIT = 4.5
+MOST_LIMIT = 5.2
 """A log of "normal operation" with a fault in it must not raise the limit until no fault can reach it; what stands
 above in the calibration log counts as alarms."""
 CONFIDENCE = 0.95

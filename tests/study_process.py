@@ -45,7 +45,7 @@ from station.window import Channel, Window
 
 SKAB_TRAIN_ROWS = 400
 LEADER_FALSE_ALARMS = 0.1355
-SENSITIVITY = (0.6, 0.8, 0.9, 1.0, 1.1, 1.2, 1.4, 2.0)
+SENSITIVITY = (0.8, 0.85, 0.9, 0.95, 1.0, 1.04, 1.08, 1.12, 1.16, 1.25, 1.5)
 """Factors on the limit."""
 NAB_FILE = "realKnownCause/machine_temperature_system_failure.csv"
 NAB_PROBATION_ROWS = 750
