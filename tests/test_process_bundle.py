@@ -306,3 +306,11 @@ def test_constant_logs_are_refused(tmp_path: Path) -> None:
 
     with pytest.raises(DatasetError, match="no channel moves"):
         prepare(read_logs([path]), ProcessPlan(), lambda _: None)
+
+
+@pytest.mark.training
+def test_one_tick_ahead_the_forecast_is_no_worse_than_the_last_value(bundle: Path) -> None:
+    metrics = read_process_bundle(bundle).manifest.metrics
+
+    for channel, error in metrics["forecast_mae_1"].items():
+        assert error <= 1.05 * metrics["last_value_mae_1"][channel]
