@@ -289,7 +289,7 @@ def test_whatever_stands_in_the_environment_is_taken_or_refused(environment: dic
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A journal with everything in it: verdicts of two cameras, delivered, waiting, pruned, asked for again."""
     path = tmp_path_factory.mktemp("whole") / "journal.sqlite"
     clock = FakeClock()
@@ -302,7 +302,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
         journal.begin_replays(journal.find(_all_of("top")))
         journal.replay_next(5)
     assert verify(path).pruned
-    return path.read_bytes()
+    return path
 
 
 def _all_of(camera: str) -> Selection:
@@ -341,13 +341,13 @@ def damaged(content: bytes, damage: list[tuple[str, float, bytes]]) -> bytes:
 @examples(60)
 @given(damage=damages())
 def test_whatever_is_in_a_journal_file_it_is_read_mended_or_refused(
-    whole: bytes, damage: list[tuple[str, float, bytes]], tmp_path: Path
+    whole: Path, damage: list[tuple[str, float, bytes]], tmp_path: Path
 ) -> None:
     folder = tmp_path / "data"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     path = folder / "journal.sqlite"
-    path.write_bytes(damaged(whole, damage))
+    path.write_bytes(damaged(whole.read_bytes(), damage))
     for action in (("verify",), ("stats",), ("export",), ("export", "--format", "csv", "--outcome", "ok")):
         code, told = called("journal", *action, "--file", path)
         assert code in (0, 1), told
@@ -366,13 +366,13 @@ def test_whatever_is_in_a_journal_file_it_is_read_mended_or_refused(
 @examples(60)
 @given(damage=damages())
 def test_a_station_goes_on_with_whatever_is_in_its_journal_file(
-    whole: bytes, damage: list[tuple[str, float, bytes]], tmp_path: Path
+    whole: Path, damage: list[tuple[str, float, bytes]], tmp_path: Path
 ) -> None:
     folder = tmp_path / "data"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     path = folder / "journal.sqlite"
-    path.write_bytes(damaged(whole, damage))
+    path.write_bytes(damaged(whole.read_bytes(), damage))
     with SqliteJournal(path, JournalSettings(), station="line-1", clock=FakeClock()) as journal:
         assert journal.open_epoch() > 0
         rows = journal.commit([message(101), message(102, camera="side")], ())
