@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from export.process_arguments import CELLS, CHARTS
+from export.process_arguments import CELLS, CHARTS, log_form
 from export.process_evaluation import Played, check_units, evaluate_process, play
 from export.process_logs import LogSet, read_logs
 from export.process_report import write_process_report
@@ -32,6 +32,7 @@ from export.samples import DatasetError
 from export.train_rnn import default_knobs
 from station.adapters.litert_step import load_step_model
 from station.process_bundle import Cell, ProcessBundle, read_process_bundle
+from station.sensor_settings import LogForm
 from station.step_model import ProcessModel
 
 METRICS = "metrics.json"
@@ -52,7 +53,7 @@ def run_training(arguments: argparse.Namespace, data: Path, out: Path) -> int:
         step_s=arguments.step,
         claim_hours=arguments.claim_hours,
     )
-    logs = read_logs([data], label=arguments.label, channels=arguments.channels)
+    logs = read_logs([data], log_form(arguments), label=arguments.label, channels=arguments.channels)
     prepared = prepare(logs, plan, _say)
     fitted = fit(prepared, plan, _say)
     compared = {} if arguments.no_baselines or plan.task == "warn" else compare(prepared, fitted, plan)
@@ -138,7 +139,7 @@ def logs_for(bundle: ProcessBundle, logs: LogSet) -> list[Any]:
 
 def run_evaluation(arguments: argparse.Namespace) -> int:
     """Score a process bundle on labelled logs."""
-    model, bundle, logs = _open(arguments.bundle, arguments.data, arguments.label)
+    model, bundle, logs = _open(arguments.bundle, arguments.data, log_form(arguments), arguments.label)
     played = [play(model, log) for log in logs.logs]
     figures = evaluate_process(played, model.step_s)
     names = {"bundle": bundle.ref.name, "sha256": bundle.sha256, "logs": len(played)}
@@ -160,7 +161,7 @@ def run_prediction(arguments: argparse.Namespace) -> int:
     """
     if len(arguments.files) != 1 or not arguments.files[0].is_file():
         raise DatasetError(f"bundle {arguments.bundle} watches a process: exactly one log (CSV) is expected")
-    model, bundle, logs = _open(arguments.bundle, arguments.files[0], None)
+    model, bundle, logs = _open(arguments.bundle, arguments.files[0], log_form(arguments), None)
     _write_rows(sys.stdout, play(model, logs.logs[0]), [channel.name for channel in bundle.manifest.channels])
     return 0
 
@@ -185,10 +186,12 @@ def _write_rows(stream: TextIO, played: Played, names: list[str]) -> None:
         )
 
 
-def _open(bundle_path: Path, data: Path, label: str | None) -> tuple[ProcessModel, ProcessBundle, LogSet]:
+def _open(
+    bundle_path: Path, data: Path, form: LogForm, label: str | None
+) -> tuple[ProcessModel, ProcessBundle, LogSet]:
     bundle = read_process_bundle(bundle_path)
     model = load_step_model(bundle)
-    logs = read_logs([data], label=label, channels=[channel.name for channel in bundle.manifest.channels])
+    logs = read_logs([data], form, label=label, channels=[channel.name for channel in bundle.manifest.channels])
     check_units(bundle.manifest, logs)
     return model, bundle, logs
 

@@ -302,7 +302,12 @@ def _is_row_of_units(layout: _Layout, columns: Sequence[Sequence[str]]) -> bool:
     if layout.time >= 0 and any(sign.isdigit() for sign in columns[layout.time][0]):
         return False
     others = [columns[index][0].strip() for index in layout.named]
-    return any(others) and all(not cell or _number(cell) is None for cell in others)
+    return any(others) and not any(map(_is_reading, others))
+
+
+def _is_reading(cell: str) -> bool:
+    """Whether a cell holds a number, with whichever decimal sign, or a time: then it is no unit."""
+    return _number(cell.replace(",", ".")) is not None or _ISO_BEGIN.match(cell) is not None
 
 
 def _take_units(layout: _Layout, columns: Sequence[Sequence[str]]) -> None:

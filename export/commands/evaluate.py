@@ -17,7 +17,7 @@ from pathlib import Path
 from export.dataset import SPLITS, read_dataset
 from export.evaluate import rescore, score_samples
 from export.evaluation import ALL, FIGURE_NAMES, Evaluation, evaluate, for_bundle, pictures_of, task_of
-from export.process_arguments import add_label_argument
+from export.process_arguments import add_log_arguments
 from export.process_commands import run_evaluation
 from export.progress import ProgressLine
 from export.report import Report, write_report
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--threads", type=int, default=1, help="of the runtime (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    add_label_argument(parser)
+    add_log_arguments(parser)
     parser.add_argument(
         "--report", type=Path, metavar="DIR", help="write report.html, its pictures and metrics.json into this folder"
     )

@@ -21,6 +21,7 @@ import cv2
 
 from export.dataset import DatasetError, read_pixels
 from export.pictures import is_picture
+from export.process_arguments import add_log_arguments
 from export.process_commands import run_prediction
 from export.progress import ProgressLine
 from station.adapters.litert_model import LitertModel, load_model
@@ -35,7 +36,9 @@ from station.process_bundle import is_process_bundle
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="the bundle file")
-    parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="picture, or folder of pictures")
+    parser.add_argument(
+        "files", type=Path, nargs="+", metavar="FILE", help="picture, folder of pictures, or one sensor log"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.add_argument(
         "--annotate", type=Path, metavar="DIR", help="write each picture with its map and boxes into this folder"
@@ -44,6 +47,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--reference", type=Path, metavar="FILE", help="picture of a good part, for a bundle that compares"
     )
     parser.add_argument("--threads", type=int, default=1, help="of the runtime (default: %(default)s)")
+    add_log_arguments(
+        parser.add_argument_group("logs", "how a sensor log is written, for a bundle that watches a process"),
+        labelled=False,
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
