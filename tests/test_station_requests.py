@@ -187,7 +187,7 @@ def test_what_is_not_a_request_is_answered_with_the_reason_and_a_second_time_wit
             request = {"transaction": "mine", "group": "press", "alarm": "high"}
             requester.send_bytes("acknowledge", json.dumps(request).encode(), answer_to="answers/plc")
             received = elsewhere.wait_until(lambda got: len(got) == 1)
-            assert "has no such part" in str(decode(Response, received[0].payload).reason)
+            assert "no process group is watched" in str(decode(Response, received[0].payload).reason)
             eventually(lambda: len(requester.answers) == 3)
             # Neither a stranger's topic nor a station's is written to; a retained request is not even answered.
             requester.send_bytes("replay", b"{}", answer_to="inspection/s/status")
