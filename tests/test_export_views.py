@@ -22,7 +22,8 @@ def test_the_mask_follows_the_picture(seed: int, height: int, width: int, side: 
     assert view.shape == mask.shape == (side, side)
     # Well inside the mask it is dark; what is dark outside of it came in over the edge as a mirror image.
     inner = cv2.erode(mask.astype(np.uint8), np.ones((9, 9), np.uint8)) > 0
-    assert (view[inner] < 60).all()
+    # Blur and another exposure may lighten its rim.
+    assert not inner.any() or np.median(view[inner]) < 80
     if mask.any():
         assert view[mask].mean() < 110
 

@@ -170,19 +170,19 @@ def test_a_retained_message_counts_with_its_own_time_or_not_at_all(tmp_path: Pat
 
 def test_a_broker_that_dies_or_hangs_is_down_with_its_reason_and_comes_back(tmp_path: Path) -> None:
     with Mosquitto(tmp_path) as broker, source_of(broker.port) as source:
-        device, heard = Device(broker.port), Heard()
+        heard = Heard()
         until_state(source, RUNNING, heard)
         broker.kill()
         assert f"broker 127.0.0.1:{broker.port}" in (until_state(source, DOWN, heard).reason or "")
         broker.start()
         until_state(source, RUNNING, heard, within_s=BACK_WITHIN_S)
-        device.say("plant/plain", "3")
+        Device(broker.port).say("plant/plain", "3")
         assert next_row(source, heard).values[0] == 3.0
         broker.stop()
         assert until_state(source, DOWN, heard, within_s=2 * BACK_WITHIN_S).reason
         broker.go_on()
         until_state(source, RUNNING, heard, within_s=2 * BACK_WITHIN_S)
-        device.say("plant/plain", "4")
+        Device(broker.port).say("plant/plain", "4")
         assert next_row(source, heard).values[0] == 4.0
 
 

@@ -102,6 +102,7 @@ class MqttClient:
         topics: topic filters to subscribe to.
         on_message: called in the connection's thread with each message that comes; must not wait.
         on_refused: told of a topic whose subscription the broker refuses, with the reason.
+        on_subscribed: told when the broker has answered the subscription: from now on messages come.
         qos: quality of service of the subscriptions.
         keep_session: let the broker keep what comes for us, and what it has not acknowledged, while we are away.
         thread: the thread's name.
@@ -124,6 +125,7 @@ class MqttClient:
         topics: Sequence[str] = (),
         on_message: Callable[[Incoming], object] = lambda _: None,
         on_refused: Callable[[str, str], object] | None = None,
+        on_subscribed: Callable[[], object] | None = None,
         qos: int = 1,
         keep_session: bool = True,
         thread: str = "mqtt",
@@ -131,6 +133,7 @@ class MqttClient:
         self._topics = tuple(dict.fromkeys(topics))
         self._on_message = on_message
         self._on_refused = on_refused or _log_refusal
+        self._on_subscribed = on_subscribed
         self._qos = qos
         self._keep_session = keep_session
         self._settings = settings
@@ -358,6 +361,8 @@ class MqttClient:
         for topic, code in zip(self._topics, codes, strict=True):
             if code.is_failure:
                 self._on_refused(topic, code.getName())
+        if self._on_subscribed is not None:
+            self._on_subscribed()
 
     def _puback(self, connection: _Connection, identifier: int, code: ReasonCode) -> None:
         if code.is_failure:

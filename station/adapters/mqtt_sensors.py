@@ -68,6 +68,8 @@ class MqttSource(SensorSource):
             topics=tuple(self._of_topic),
             on_message=self._take,
             on_refused=self._refused,
+            # Not when it is connected: what is published before the subscription stands does not come.
+            on_subscribed=self._running,
             qos=settings.qos,
             keep_session=False,
             thread=f"sensors-{name}-mqtt",
@@ -84,9 +86,7 @@ class MqttSource(SensorSource):
         self._client.stop(0.0)
 
     def _link(self, link: Link) -> None:
-        if link.connected:
-            self._running()
-        else:
+        if not link.connected:
             self._down(link.reason or "no connection to the broker")
 
     def _refused(self, topic: str, reason: str) -> None:
