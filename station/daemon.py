@@ -1,9 +1,9 @@
 """The running station: its threads, its state as others see it, and its ordered shutdown.
 
-One thread a camera takes frames and judges them; the sources of readings and the process groups have theirs
-(`station.process_line`); one thread keeps the journal and talks to the broker; one writes
-pictures, which nothing waits for; the thread that called `run` is the supervisor: it publishes health, tries again what
-failed, and sees it when another thread dies. The order of shutdown is that of the journey: cameras stop capturing, what
+One thread a camera takes frames and judges them (`station.camera_line`); the sources of readings and the process groups
+have theirs (`station.process_line`); one thread keeps the journal and talks to the broker; one writes pictures, which
+nothing waits for; the thread that called `run` is the supervisor: it publishes health, tries again what failed, and
+sees it when another thread dies. The order of shutdown is that of the journey: cameras stop capturing, what
 they captured is judged, what was judged is journalled, what is journalled is handed to the broker as far as it takes it
 within `DRAIN_S`, and last the pictures are written.
 """
@@ -12,47 +12,36 @@ import logging
 import os
 import shutil
 import threading
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from uuid import UUID
 
 from station import __version__, wire
-from station.accounting import FrameAccount
+from station.camera_line import CameraLine, CameraPart
 from station.commander import Commander
-from station.control import CameraControl, Pause, fulfil
 from station.errors import ModelError, StorageError
 from station.faults import FaultBoard
-from station.ids import uuid7
 from station.mailbox import Mailbox
 from station.messages import (
-    CameraEvent,
-    CameraHealth,
-    CameraState,
-    CameraStateName,
     Fault,
-    Frame,
-    Gap,
     Health,
     Incoming,
     ModelRef,
     Outgoing,
     ProcessState,
-    SkipReason,
     Status,
     StatusName,
-    Verdict,
 )
 from station.operations import Operations
-from station.pipeline import Inspector, LoadedModel
-from station.ports import Archive, Clock, EvidenceStore, FrameSource, Publisher, ServiceManager
+from station.pipeline import Inspector
+from station.ports import Archive, Clock, EvidenceStore, Publisher, ServiceManager
 from station.process_line import ProcessLines
-from station.progress import CameraProgress, Progress, RecorderProgress
+from station.progress import Progress, RecorderProgress
 from station.recorder import Recorder
-from station.settings import CameraSettings, Settings
+from station.settings import Settings
 from station.tally import percentiles
 
 logger = logging.getLogger(__name__)
@@ -69,8 +58,6 @@ BROKER = "broker"
 """What a fault of the connection to the broker is called in `status`."""
 HEALTH_INTERVALS = 3
 """`health` is valid for this many of its intervals."""
-LATENCY_WINDOW = 6_000
-"""Newest latencies behind the percentiles in `health`: a minute at a hundred frames a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,72 +71,6 @@ class CommandPart:
 
     requests: Mailbox[Incoming]
     archive: Archive
-
-
-@dataclass(frozen=True, slots=True)
-class CameraPart:
-    """One camera as the composition hands it over.
-
-    Attributes:
-        settings: its settings.
-        source: the camera's process.
-        load: loads the camera's bundle through the golden set; raises ModelError.
-        cpu: run the inference thread on this processor only; None: anywhere.
-        silence_s: a running camera that delivers nothing for this long is at fault; None: silence is no fault.
-        try_out: loads the camera's bundle in another process, to see what it does; raises ModelError.
-        waits: the source waits for whoever takes its frames and loses nothing, as a folder of files does.
-    """
-
-    settings: CameraSettings
-    source: FrameSource
-    load: Callable[[], LoadedModel]
-    try_out: Callable[[], None]
-    cpu: int | None = None
-    silence_s: float | None = None
-    waits: bool = False
-
-
-@dataclass(slots=True)
-class _Line:
-    """A camera while the station runs."""
-
-    name: str
-    part: CameraPart
-    inspector: Inspector
-    account: FrameAccount = field(default_factory=FrameAccount)
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    state: CameraStateName = CameraStateName.STARTING
-    since: datetime | None = None
-    reason: str | None = None
-    last_sequence: int = 0
-    loaded: LoadedModel | None = None
-    latencies_ms: deque[float] = field(default_factory=lambda: deque(maxlen=LATENCY_WINDOW))
-    turns: int = 0
-    taken: int = 0
-    settled: int = 0
-    control: CameraControl = field(default_factory=CameraControl)
-    pause: "_Paused | None" = None
-
-    def progress(self) -> CameraProgress:
-        """The counters that show whether this camera's thread does its work."""
-        return CameraProgress(self.name, self.turns, self.taken, self.settled, self.state, self.part.silence_s)
-
-
-@dataclass(slots=True)
-class _Paused:
-    """A pause that holds, and what went by in it."""
-
-    told: Pause
-    began: datetime
-    beneath: CameraEvent
-    frames: int = 0
-    first_sequence: int | None = None
-    last_sequence: int | None = None
-
-    def passed_by(self, sequence: int) -> None:
-        self.frames += 1
-        self.first_sequence = self.first_sequence or sequence
-        self.last_sequence = sequence
 
 
 class Station:
@@ -207,8 +128,17 @@ class Station:
         self._since = clock.now()
         self._stopping = threading.Event()
         self._lines = {
-            name: _Line(
-                name, part, Inspector(self._name, name, epoch, part.settings, settings.model, clock, process_at)
+            name: CameraLine(
+                station=self._name,
+                name=name,
+                epoch=epoch,
+                part=part,
+                inspector=Inspector(self._name, name, epoch, part.settings, settings.model, clock, process_at),
+                record=outbox.put,
+                publisher=publisher,
+                evidence=evidence,
+                faults=faults,
+                clock=clock,
             )
             for name, part in cameras.items()
         }
@@ -309,13 +239,13 @@ class Station:
         thread.start()
         return thread
 
-    def _load_model(self, line: _Line) -> None:
+    def _load_model(self, line: CameraLine) -> None:
         try:
             loaded = line.part.load()
         except ModelError as exc:
             self._faults.set(f"model {line.name}", str(exc))
             return
-        line.loaded = loaded
+        line.use(loaded)
         self._faults.set(f"model {line.name}", None)
         logger.info(
             "camera %s judges with %s %s", line.name, loaded.ref.name, loaded.ref.version, extra={"camera": line.name}
@@ -329,135 +259,24 @@ class Station:
             line.part.try_out()
             loaded.append(replace(line.part.load(), command=command))
         for line, model in zip(lines, loaded, strict=True):
-            line.loaded = model
+            line.use(model)
             self._faults.set(f"model {line.name}", None)
         self._publish_status()
         return {line.name: model.ref for line, model in zip(lines, loaded, strict=True)}
 
     # A camera's thread
 
-    def _watch(self, line: _Line) -> None:
+    def _watch(self, line: CameraLine) -> None:
         if line.part.cpu is not None:
             os.sched_setaffinity(0, {line.part.cpu})
         finishing = False
-        with line.part.source as source:
-            while True:
+        with line.part.source:
+            running = True
+            while running:
                 if self._stopping.is_set() and not finishing:
-                    line.control.resume()
-                    source.finish()
+                    line.finish()
                     finishing = True
-                line.turns += 1
-                self._follow_pause(line)
-                if line.pause is not None and line.part.waits:
-                    self._stopping.wait(READ_TIMEOUT_S)
-                    continue
-                item = source.read(READ_TIMEOUT_S)
-                if isinstance(item, Frame):
-                    self._inspect(line, item)
-                elif isinstance(item, CameraEvent):
-                    self._camera_changed(line, item)
-                    if item.state is CameraStateName.STOPPED:
-                        return
-
-    def _inspect(self, line: _Line, frame: Frame) -> None:
-        line.taken += 1
-        with line.lock:
-            line.account.captured(frame.capture)
-            line.last_sequence = frame.sequence
-        try:
-            skipped = frame.capture.skipped
-            if skipped is None and line.pause is not None:
-                line.pause.passed_by(frame.sequence)
-                skipped = SkipReason.PAUSED
-            if skipped is not None:
-                with line.lock:
-                    line.account.skipped(skipped)
-                line.settled += 1
-                return
-            line.inspector.use(line.loaded)
-            line.inspector.obey(line.control.threshold)
-            verdict = line.inspector.inspect(frame)
-            if self._evidence is not None:
-                orders = line.control.take_orders() if frame.capture.pixels is not None else ()
-                verdict = self._evidence.keep(verdict, frame.capture.pixels, wanted=bool(orders))
-                fulfil(orders, verdict)
-        finally:
-            frame.release()
-        self._hand_over(line, verdict)
-
-    def _hand_over(self, line: _Line, verdict: Verdict) -> None:
-        self._outbox.put(wire.outgoing(verdict))
-        with line.lock:
-            line.account.judged(verdict.outcome)
-            line.latencies_ms.append(verdict.latency_ms.total)
-        line.settled += 1
-
-    def _follow_pause(self, line: _Line) -> None:
-        """Begin and end a pause; what went by in it is declared at its end."""
-        told = line.control.paused(self._clock.monotonic_s())
-        pause = line.pause
-        if told is (pause.told if pause is not None else None):
-            return
-        now = self._clock.now()
-        if told is not None:
-            if pause is None:
-                beneath = CameraEvent(line.name, line.state, line.since or now, line.reason)
-                line.pause = _Paused(told, now, beneath)
-            else:
-                line.pause = replace(pause, told=told)
-            why = f": {told.reason}" if told.reason else ""
-            reason = f"by command until {told.until.isoformat(timespec='seconds')}{why}"
-            self._show_state(line, CameraEvent(line.name, CameraStateName.PAUSED, line.pause.began, reason))
-            return
-        assert pause is not None
-        line.pause = None
-        self._show_state(line, replace(pause.beneath, at=now))
-        if pause.frames:
-            gap = Gap(
-                id=uuid7(int(now.timestamp() * 1e3)),
-                station=self._name,
-                camera=line.name,
-                what="frames",
-                count=pause.frames,
-                began=pause.began,
-                ended=now,
-                epoch=self._epoch,
-                first_sequence=pause.first_sequence,
-                last_sequence=pause.last_sequence,
-                why="paused",
-            )
-            self._outbox.put(wire.outgoing_gap(gap))
-
-    def _show_state(self, line: _Line, event: CameraEvent) -> None:
-        line.state, line.since, line.reason = event.state, event.at, event.reason
-        state = CameraState(
-            station=self._name, camera=line.name, state=event.state, since=event.at, reason=event.reason
-        )
-        self._publisher.retain(wire.camera_state_topic(self._name, line.name), wire.encode(state))
-
-    def _camera_changed(self, line: _Line, event: CameraEvent) -> None:
-        if line.pause is not None:
-            line.pause.beneath = event
-        else:
-            self._show_state(line, event)
-        what = f"camera {line.name}"
-        if event.state is CameraStateName.STALLED:
-            self._faults.set(what, event.reason or "delivers nothing")
-        elif event.state in (CameraStateName.RUNNING, CameraStateName.FINISHED):
-            self._faults.set(what, None)
-        if event.missed_since is not None:
-            gap = Gap(
-                id=uuid7(int(event.at.timestamp() * 1e3)),
-                station=self._name,
-                camera=line.name,
-                what="frames",
-                count=None,
-                began=event.missed_since,
-                ended=event.at,
-                epoch=self._epoch,
-                why="camera_stalled",
-            )
-            self._outbox.put(wire.outgoing_gap(gap))
+                running = line.step(READ_TIMEOUT_S, self._stopping.wait)
 
     # The commands' thread
 
@@ -540,21 +359,7 @@ class Station:
 
     def health(self) -> Health:
         """The station's figures now."""
-        cameras = {}
-        latencies: list[float] = []
-        for line in self._lines.values():
-            with line.lock:
-                depth = line.part.source.depth()
-                account = line.account.snapshot(depth)
-                last_sequence = line.last_sequence
-                latencies.extend(line.latencies_ms)
-            cameras[line.name] = CameraHealth(
-                state=line.state,
-                account=account,
-                epoch=self._epoch,
-                last_sequence=last_sequence,
-                queue_depth=depth,
-            )
+        latencies = [one for line in self._lines.values() for one in line.latencies_ms()]
         sensors, process = self._process.health() if self._process is not None else ({}, {})
         now = self._clock.now()
         return Health(
@@ -562,7 +367,7 @@ class Station:
             at=now,
             valid_until=now + timedelta(seconds=HEALTH_INTERVALS * self._settings.station.health_interval_s),
             uptime_s=round(self._clock.monotonic_s() - self._started_s, 3),
-            cameras=cameras,
+            cameras={name: line.health() for name, line in self._lines.items()},
             journal=self._recorder.health,
             evidence=self._evidence.health if self._evidence is not None else None,
             sensors=sensors,

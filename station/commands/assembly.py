@@ -22,9 +22,10 @@ from station.adapters.sqlite_readings import SqliteReadings
 from station.adapters.system_clock import SystemClock
 from station.adapters.systemd_notify import SystemdNotify
 from station.broker_settings import BrokerSettings
+from station.camera_line import CameraPart
 from station.commands.camera_factory import make_camera
 from station.commands.sensor_factory import StationBroker, make_sensors, need_extras
-from station.daemon import BROKER, CameraPart, CommandPart, Station
+from station.daemon import BROKER, CommandPart, Station
 from station.errors import ConfigurationError, ModelError, ProtocolError, StorageError
 from station.faults import FaultBoard
 from station.ids import uuid7

@@ -1,0 +1,304 @@
+"""A camera's line while the station runs: takes its frames, has them judged, and hands the verdicts on.
+
+One thread of the station calls `step` again and again; what others ask of a camera reaches it through `CameraControl`
+and `use`. A frame passes two places: `_verdict_of`, where it is judged, and `_hand_over`, from which on the verdict
+counts and is on its way.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from station import wire
+from station.accounting import FrameAccount
+from station.control import CameraControl, Pause, fulfil
+from station.faults import FaultBoard
+from station.ids import uuid7
+from station.messages import (
+    CameraEvent,
+    CameraHealth,
+    CameraState,
+    CameraStateName,
+    Frame,
+    Gap,
+    Outgoing,
+    SkipReason,
+    Verdict,
+)
+from station.pipeline import Inspector, LoadedModel
+from station.ports import Clock, EvidenceStore, FrameSource, Publisher
+from station.progress import CameraProgress
+from station.settings import CameraSettings
+
+LATENCY_WINDOW = 6_000
+"""Newest latencies behind the percentiles in `health`: a minute at a hundred frames a second."""
+
+
+@dataclass(frozen=True, slots=True)
+class CameraPart:
+    """One camera as the composition hands it over.
+
+    Attributes:
+        settings: its settings.
+        source: the camera's process.
+        load: loads the camera's bundle through the golden set; raises ModelError.
+        cpu: run the inference thread on this processor only; None: anywhere.
+        silence_s: a running camera that delivers nothing for this long is at fault; None: silence is no fault.
+        try_out: loads the camera's bundle in another process, to see what it does; raises ModelError.
+        waits: the source waits for whoever takes its frames and loses nothing, as a folder of files does.
+    """
+
+    settings: CameraSettings
+    source: FrameSource
+    load: Callable[[], LoadedModel]
+    try_out: Callable[[], None]
+    cpu: int | None = None
+    silence_s: float | None = None
+    waits: bool = False
+
+
+@dataclass(slots=True)
+class _Paused:
+    """A pause that holds, and what went by in it."""
+
+    told: Pause
+    began: datetime
+    beneath: CameraEvent
+    frames: int = 0
+    first_sequence: int | None = None
+    last_sequence: int | None = None
+
+    def passed_by(self, sequence: int) -> None:
+        self.frames += 1
+        self.first_sequence = self.first_sequence or sequence
+        self.last_sequence = sequence
+
+
+class CameraLine:
+    """A camera while the station runs. `finish` and `step` belong to its own thread; the rest may be called by any.
+
+    Args:
+        station: the station's name.
+        name: the camera's name.
+        epoch: number of this run of the station.
+        part: the camera as the composition handed it over; its source is entered by whoever calls `step`.
+        inspector: judges its frames.
+        record: takes what is to be journalled and published; may wait.
+        publisher: for the camera's retained state.
+        evidence: keeps pictures; None: none are kept.
+        faults: told of a camera that delivers nothing.
+        clock: time.
+    """
+
+    def __init__(
+        self,
+        *,
+        station: str,
+        name: str,
+        epoch: int,
+        part: CameraPart,
+        inspector: Inspector,
+        record: Callable[[Outgoing], object],
+        publisher: Publisher,
+        evidence: EvidenceStore | None,
+        faults: FaultBoard,
+        clock: Clock,
+    ) -> None:
+        self.name = name
+        self.part = part
+        self.control = CameraControl()
+        self._station = station
+        self._epoch = epoch
+        self._inspector = inspector
+        self._record = record
+        self._publisher = publisher
+        self._evidence = evidence
+        self._faults = faults
+        self._clock = clock
+        self._loaded: LoadedModel | None = None
+        self._lock = threading.Lock()
+        self._account = FrameAccount()
+        self._last_sequence = 0
+        self._latencies_ms: deque[float] = deque(maxlen=LATENCY_WINDOW)
+        self._state = CameraStateName.STARTING
+        self._since: datetime | None = None
+        self._reason: str | None = None
+        self._turns = 0
+        self._taken = 0
+        self._settled = 0
+        self._pause: _Paused | None = None
+
+    @property
+    def loaded(self) -> LoadedModel | None:
+        """What judges the next frame; None: nothing does, each frame is `unknown`."""
+        return self._loaded
+
+    @property
+    def settled(self) -> int:
+        """Frames that have their verdict or were skipped."""
+        return self._settled
+
+    def use(self, loaded: LoadedModel) -> None:
+        """Judge with this model from the next frame on."""
+        self._loaded = loaded
+
+    def progress(self) -> CameraProgress:
+        """The counters that show whether this camera's thread does its work."""
+        return CameraProgress(self.name, self._turns, self._taken, self._settled, self._state, self.part.silence_s)
+
+    def health(self) -> CameraHealth:
+        """The camera's figures now."""
+        with self._lock:
+            depth = self.part.source.depth()
+            account = self._account.snapshot(depth)
+            last_sequence = self._last_sequence
+        return CameraHealth(
+            state=self._state,
+            account=account,
+            epoch=self._epoch,
+            last_sequence=last_sequence,
+            queue_depth=depth,
+        )
+
+    def latencies_ms(self) -> list[float]:
+        """The newest latencies from the exposure to the verdict, `LATENCY_WINDOW` at most."""
+        with self._lock:
+            return list(self._latencies_ms)
+
+    # The camera's own thread
+
+    def finish(self) -> None:
+        """Stop capturing; what was captured comes out of `step` before it says that the source has stopped."""
+        self.control.resume()
+        self.part.source.finish()
+
+    def step(self, timeout_s: float, rest: Callable[[float], object]) -> bool:
+        """Take what the source delivers next, if anything does within `timeout_s`.
+
+        Args:
+            timeout_s: how long to wait for it.
+            rest: waits that long in the place of a source that a pause holds back.
+
+        Returns:
+            False when the source has stopped and delivered everything.
+        """
+        self._turns += 1
+        self._follow_pause()
+        if self._pause is not None and self.part.waits:
+            rest(timeout_s)
+            return True
+        item = self.part.source.read(timeout_s)
+        if isinstance(item, Frame):
+            self._inspect(item)
+        elif isinstance(item, CameraEvent):
+            self._camera_changed(item)
+            return item.state is not CameraStateName.STOPPED
+        return True
+
+    def _inspect(self, frame: Frame) -> None:
+        self._taken += 1
+        with self._lock:
+            self._account.captured(frame.capture)
+            self._last_sequence = frame.sequence
+        try:
+            skipped = frame.capture.skipped
+            if skipped is None and self._pause is not None:
+                self._pause.passed_by(frame.sequence)
+                skipped = SkipReason.PAUSED
+            if skipped is not None:
+                with self._lock:
+                    self._account.skipped(skipped)
+                self._settled += 1
+                return
+            verdict = self._verdict_of(frame)
+        finally:
+            frame.release()
+        self._hand_over(verdict)
+
+    def _verdict_of(self, frame: Frame) -> Verdict:
+        """Judge a frame as the line is told to now, and keep its picture where one is wanted."""
+        self._inspector.use(self._loaded)
+        self._inspector.obey(self.control.threshold)
+        verdict = self._inspector.inspect(frame)
+        if self._evidence is not None:
+            orders = self.control.take_orders() if frame.capture.pixels is not None else ()
+            verdict = self._evidence.keep(verdict, frame.capture.pixels, wanted=bool(orders))
+            fulfil(orders, verdict)
+        return verdict
+
+    def _hand_over(self, verdict: Verdict) -> None:
+        """Put a verdict on its way and into the account; nothing changes it any more."""
+        self._record(wire.outgoing(verdict))
+        with self._lock:
+            self._account.judged(verdict.outcome)
+            self._latencies_ms.append(verdict.latency_ms.total)
+        self._settled += 1
+
+    def _follow_pause(self) -> None:
+        """Begin and end a pause; what went by in it is declared at its end."""
+        told = self.control.paused(self._clock.monotonic_s())
+        pause = self._pause
+        if told is (pause.told if pause is not None else None):
+            return
+        now = self._clock.now()
+        if told is not None:
+            if pause is None:
+                beneath = CameraEvent(self.name, self._state, self._since or now, self._reason)
+                self._pause = _Paused(told, now, beneath)
+            else:
+                self._pause = replace(pause, told=told)
+            why = f": {told.reason}" if told.reason else ""
+            reason = f"by command until {told.until.isoformat(timespec='seconds')}{why}"
+            self._show_state(CameraEvent(self.name, CameraStateName.PAUSED, self._pause.began, reason))
+            return
+        assert pause is not None
+        self._pause = None
+        self._show_state(replace(pause.beneath, at=now))
+        if pause.frames:
+            gap = Gap(
+                id=uuid7(int(now.timestamp() * 1e3)),
+                station=self._station,
+                camera=self.name,
+                what="frames",
+                count=pause.frames,
+                began=pause.began,
+                ended=now,
+                epoch=self._epoch,
+                first_sequence=pause.first_sequence,
+                last_sequence=pause.last_sequence,
+                why="paused",
+            )
+            self._record(wire.outgoing_gap(gap))
+
+    def _show_state(self, event: CameraEvent) -> None:
+        self._state, self._since, self._reason = event.state, event.at, event.reason
+        state = CameraState(
+            station=self._station, camera=self.name, state=event.state, since=event.at, reason=event.reason
+        )
+        self._publisher.retain(wire.camera_state_topic(self._station, self.name), wire.encode(state))
+
+    def _camera_changed(self, event: CameraEvent) -> None:
+        if self._pause is not None:
+            self._pause.beneath = event
+        else:
+            self._show_state(event)
+        what = f"camera {self.name}"
+        if event.state is CameraStateName.STALLED:
+            self._faults.set(what, event.reason or "delivers nothing")
+        elif event.state in (CameraStateName.RUNNING, CameraStateName.FINISHED):
+            self._faults.set(what, None)
+        if event.missed_since is not None:
+            gap = Gap(
+                id=uuid7(int(event.at.timestamp() * 1e3)),
+                station=self._station,
+                camera=self.name,
+                what="frames",
+                count=None,
+                began=event.missed_since,
+                ended=event.at,
+                epoch=self._epoch,
+                why="camera_stalled",
+            )
+            self._record(wire.outgoing_gap(gap))
