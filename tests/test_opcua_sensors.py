@@ -3,15 +3,21 @@
 import math
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.x509.oid import NameOID
 from opcua_server import NAMESPACE, OpcUaServer
 from pydantic import ValidationError
 from sensor_helpers import CLOCK, Heard, listen, next_row, until_state
 
 from station.adapters.embedded_broker import free_port
-from station.adapters.opcua_sensors import OpcUaSource
+from station.adapters.opcua_sensors import APPLICATION_URI, OpcUaSource
 from station.messages import SourceStateName
 from station.process_messages import ChannelQuality
 from station.sensor_settings import OpcUaSensors
@@ -185,3 +191,90 @@ def test_leaving_does_not_wait_for_a_server_that_hangs(server: OpcUaServer) -> N
         began_s = time.monotonic()
     assert time.monotonic() - began_s < 8
     server.go_on()
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with keys and self-signed certificates of a server, a client, and of somebody else."""
+    folder = tmp_path_factory.mktemp("certificates")
+    for name, uri in (("server", "urn:test:server"), ("client", APPLICATION_URI), ("other", "urn:test:other")):
+        write_certificate(folder, name, uri)
+    return folder
+
+
+def write_certificate(folder: Path, name: str, uri: str) -> None:
+    """An RSA key and the certificate that belongs to it, as OPC UA Part 6, 6.2.2, wants it: with the URI as a name."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri), x509.DNSName("localhost")]),
+            critical=False,
+        )
+        .sign(key, hashes.SHA256())
+    )
+    (folder / f"{name}.der").write_bytes(certificate.public_bytes(serialization.Encoding.DER))
+    (folder / f"{name}.pem").write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+
+
+@pytest.fixture(scope="module")
+def secured(certificates: Path) -> Iterator[OpcUaServer]:
+    """A server that takes signed and encrypted messages only."""
+    with OpcUaServer(certificates) as running:
+        yield running
+
+
+def secure_keys(folder: Path, **changes: object) -> dict[str, Any]:
+    files = {
+        "certificate_file": str(folder / "client.der"),
+        "key_file": str(folder / "client.pem"),
+        "server_certificate_file": str(folder / "server.der"),
+    }
+    return {"security": "sign_and_encrypt", **files, "timeout_s": 10.0, **changes}
+
+
+def test_messages_are_signed_and_encrypted(secured: OpcUaServer, certificates: Path) -> None:
+    with source_of(secured.url, "secret", username="op", password="secret", **secure_keys(certificates)) as source:
+        heard = Heard()
+        assert list(next_row(source, heard).values) == [81.25, 7, 1]
+        secured.hold("Temperature", 82.5)
+        listen(source, lambda so_far: so_far.value("temperature") == 82.5, heard=heard)
+    assert heard.states == [RUNNING]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        pytest.param({"security": "none"}, "No matching endpoints", id="without security"),
+        pytest.param({"security": "sign"}, "no answer within 2 s", id="a mode that the server does not offer"),
+        pytest.param({"key_file": "other.pem"}, "other.pem: does not belong to", id="a key of another certificate"),
+        pytest.param({"key_file": "client.der"}, "client.der: is no private key", id="a certificate for a key"),
+        pytest.param({"certificate_file": "text"}, "text: is no certificate", id="a file that holds something else"),
+        pytest.param({"server_certificate_file": "other.der"}, "", id="another server than the one that is trusted"),
+    ],
+)
+def test_without_the_right_keys_the_source_is_down_with_its_reason(
+    secured: OpcUaServer, certificates: Path, changes: dict[str, str], reason: str
+) -> None:
+    (certificates / "text").write_text("hello")
+    keys = secure_keys(certificates, timeout_s=2.0)
+    for name, value in changes.items():
+        keys[name] = str(certificates / value) if name.endswith("_file") else value
+    if changes.get("security") == "none":
+        keys = {"timeout_s": 10.0}
+    with source_of(secured.url, **keys) as source:
+        heard = Heard()
+        said = until_state(source, DOWN, heard).reason or ""
+    assert said.startswith(f"OPC UA {secured.url}: ")
+    assert reason in said
+    assert not heard.rows

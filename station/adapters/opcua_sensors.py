@@ -21,8 +21,13 @@ from asyncua.client.client import Client
 from asyncua.common.node import Node
 from asyncua.common.subscription import DataChangeEvent, StatusChangeEvent, Subscription
 from asyncua.crypto import security_policies
+from asyncua.crypto.uacrypto import CertProperties
 from asyncua.ua.attribute_ids import AttributeIds
 from asyncua.ua.uaerrors import UaError, UaStatusCodeError
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from station.adapters._sensor_source import SensorSource, next_due
 from station.errors import SensorError
@@ -118,13 +123,12 @@ class OpcUaSource(SensorSource):
             client.set_user(wanted.username)
             client.set_password(self._password or "")
         if wanted.security != "none":
-            assert wanted.certificate_file is not None
-            assert wanted.key_file is not None
+            certificate, key, server = _keys(wanted)
             await client.set_security(
                 getattr(security_policies, f"SecurityPolicy{wanted.security_policy}"),
-                certificate=wanted.certificate_file,
-                private_key=wanted.key_file,
-                server_certificate=str(wanted.server_certificate_file),
+                certificate=certificate,
+                private_key=key,
+                server_certificate=server,
                 mode=ua.MessageSecurityMode.Sign
                 if wanted.security == "sign"
                 else ua.MessageSecurityMode.SignAndEncrypt,
@@ -208,6 +212,48 @@ class OpcUaSource(SensorSource):
             reasons,
             at_s=at_s,
         )
+
+
+def _keys(settings: OpcUaSensors) -> tuple[CertProperties, CertProperties, CertProperties]:
+    """Certificate, key and the server's certificate, as bytes: the library would read files in a thread that stays.
+
+    Raises:
+        ValueError: a file cannot be read, holds something else, or the key does not belong to the certificate.
+    """
+    contents, public = [], []
+    for key, load_pem, load_der in (
+        ("certificate_file", x509.load_pem_x509_certificate, x509.load_der_x509_certificate),
+        ("key_file", _pem_key, _der_key),
+        ("server_certificate_file", x509.load_pem_x509_certificate, x509.load_der_x509_certificate),
+    ):
+        path = getattr(settings, key)
+        try:
+            content = path.read_bytes()
+            is_pem = content.lstrip().startswith(b"-----BEGIN")
+            public.append((load_pem if is_pem else load_der)(content).public_key())
+        except OSError as exc:
+            raise ValueError(f"{key} {path}: cannot be read: {exc.strerror}") from exc
+        except (ValueError, TypeError, UnsupportedAlgorithm) as exc:
+            kind = "private key" if key == "key_file" else "certificate"
+            raise ValueError(f"{key} {path}: is no {kind} without a password, PEM or DER") from exc
+        contents.append(CertProperties(content, "pem" if is_pem else "der"))
+    if public[0] != public[1]:
+        raise ValueError(f"key_file {settings.key_file}: does not belong to {settings.certificate_file}")
+    return contents[0], contents[1], contents[2]
+
+
+def _pem_key(content: bytes) -> RSAPrivateKey:
+    return _rsa(serialization.load_pem_private_key(content, None))
+
+
+def _der_key(content: bytes) -> RSAPrivateKey:
+    return _rsa(serialization.load_der_private_key(content, None))
+
+
+def _rsa(key: object) -> RSAPrivateKey:
+    if not isinstance(key, RSAPrivateKey):
+        raise TypeError("OPC UA's policies want RSA")
+    return key
 
 
 def _cancel_all(loop: asyncio.AbstractEventLoop) -> None:
