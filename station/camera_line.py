@@ -224,7 +224,8 @@ class CameraLine:
         verdict = self._inspector.inspect(frame)
         if self._evidence is not None:
             orders = self.control.take_orders() if frame.capture.pixels is not None else ()
-            verdict = self._evidence.keep(verdict, frame.capture.pixels, wanted=bool(orders))
+            judged_with = self._inspector.judged_with
+            verdict = self._evidence.keep(verdict, frame.capture.pixels, wanted=bool(orders), judged_with=judged_with)
             fulfil(orders, verdict)
         return verdict
 

@@ -20,6 +20,7 @@ from datetime import datetime
 import numpy as np
 
 from station.errors import CameraError
+from station.judged_with import SeamState
 from station.messages import Capture, Defect, Pixels, Reason, Slice
 
 FRAME_LINES = 640
@@ -178,7 +179,16 @@ class SeamOwner:
         self._margin_px = margin_px
         self._same_px = same_px
         self._stop: int | None = None
-        self._claimed: list[tuple[float, float]] = []
+        self._claimed: tuple[tuple[float, float], ...] = ()
+
+    @property
+    def state(self) -> SeamState:
+        """What is remembered of the frame before."""
+        return SeamState(stop=self._stop, claimed=self._claimed)
+
+    @state.setter
+    def state(self, state: SeamState) -> None:
+        self._stop, self._claimed = state.stop, state.claimed
 
     def claim(self, first_line: int, owned_rows: tuple[int, int], defects: Sequence[Defect]) -> tuple[Defect, ...]:
         """The defects that this frame reports, in their order; call it for each judged frame, in order.
@@ -192,7 +202,7 @@ class SeamOwner:
         margin = self._margin_px
         # Midway between two possible centres: a predicted centre that is off by a tenth of a line decides nothing.
         seam = stop - _CENTRE_STEP / 2
-        earlier = list(self._claimed) if self._stop == start else []
+        earlier = self._claimed if self._stop == start else ()
         centres = [(d.box.centre_px[0], d.box.centre_px[1] + first_line) for d in defects]
         # Nearest pairs first: with two defects close to the seam each one meets its own claim.
         pairs = sorted(
@@ -209,5 +219,5 @@ class SeamOwner:
                 spent.add(j)
         mine = [i for i, (_, y) in enumerate(centres) if i not in known and start - margin <= y < seam]
         self._stop = stop
-        self._claimed = [centres[i] for i in mine if centres[i][1] >= stop - margin - self._same_px]
+        self._claimed = tuple(centres[i] for i in mine if centres[i][1] >= stop - margin - self._same_px)
         return tuple(defects[i] for i in mine)

@@ -472,24 +472,6 @@ class JournalHealth(Message):
     replays: int = 0
 
 
-class EvidenceRecord(Message):
-    """What stands beside a stored picture (`<verdict id>.json`), or in its place (`<verdict id>.missing`).
-
-    Attributes:
-        verdict: as it was handed to the journal.
-        bundle_sha256: of the bundle that judged; None when there was none.
-        picture_sha256, picture_bytes: of the PNG file.
-        missing: why there is no picture; None when there is one.
-    """
-
-    schema_version: Literal[1] = 1
-    verdict: Verdict
-    bundle_sha256: str | None
-    picture_sha256: str | None = None
-    picture_bytes: int | None = None
-    missing: str | None = None
-
-
 class EvidenceHealth(Message):
     """The store of pictures within `Health`.
 

@@ -1,5 +1,6 @@
 """From what a camera or a file delivers to the picture that is judged: decoding, rotation, region, colour."""
 
+import hashlib
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -127,6 +128,13 @@ def read_reference(path: Path, view: View) -> Pixels:
     if seen.pixels is None or seen.fault is not None:
         raise ModelError(f"reference {path}: {pixels.shape[1]}×{pixels.shape[0]} px do not hold the camera's region")
     return np.ascontiguousarray(seen.pixels)
+
+
+def fingerprint(pixels: Pixels) -> str:
+    """Sha256 (hexadecimal) of a picture's shape and pixels, however its file was encoded."""
+    digest = hashlib.sha256(repr(pixels.shape).encode())
+    digest.update(pixels.tobytes())
+    return digest.hexdigest()
 
 
 def _convert(pixels: Pixels, colour: Literal["grey", "bgr", "rgb"]) -> Pixels:

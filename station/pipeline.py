@@ -10,6 +10,7 @@ from station.control import ThresholdChange
 from station.errors import InferenceError
 from station.ids import uuid7
 from station.judge import INCOMPLETE, Judgement, above_threshold, judge, stricter, unjudged
+from station.judged_with import JudgedWith, SeamState
 from station.linescan import SeamOwner
 from station.manifest import Manifest, Thresholds
 from station.messages import Capture, Defect, Frame, Latency, ModelRef, Override, ProcessState, Reason, Verdict
@@ -28,11 +29,15 @@ class LoadedModel:
         model: the model.
         manifest: its contract.
         command: the command that had it loaded; None: it was loaded at the start.
+        reference_sha256: of the pixels that it compares pictures with; None: it compares with none.
+        machine: processor, runtime and threads that it computes with.
     """
 
     model: Model
     manifest: Manifest
     command: UUID | None = None
+    reference_sha256: str | None = None
+    machine: str | None = None
 
     @property
     def ref(self) -> ModelRef:
@@ -76,6 +81,7 @@ class Inspector:
         self._loaded: LoadedModel | None = None
         self._thresholds: Thresholds | None = None
         self._change: ThresholdChange | None = None
+        self._judged: tuple[Reason | None, Thresholds | None, SeamState | None] | None = None
 
     def use(self, loaded: LoadedModel | None) -> None:
         """Judge with this model from the next frame on; None: there is none, every frame is `unknown`."""
@@ -102,6 +108,8 @@ class Inspector:
         stages = _Stages()
         process = self._process_at(frame.capture.captured_at - self._transport)
         thresholds, groups = self._thresholds_now(process)
+        seams = self._seams.state if frame.capture.owned_rows is not None else None
+        self._judged = (frame.capture.fault, thresholds, seams)
         judgement = self._judge(frame.capture, thresholds, stages, verdict_id)
         done_s = self._clock.monotonic_s()
         captured_s = frame.capture.captured_monotonic_s
@@ -136,6 +144,36 @@ class Inspector:
             override=self._overrides() + tuple(Override(what="threshold", group=group) for group in groups),
             process=process,
         )
+
+    def judged_with(self) -> JudgedWith:
+        """What decided the last verdict besides its picture and its bundle.
+
+        Raises:
+            ValueError: nothing was inspected yet.
+        """
+        if self._judged is None:
+            raise ValueError("nothing was inspected yet")
+        fault, thresholds, seams = self._judged
+        return JudgedWith(
+            thresholds=thresholds,
+            quality=self._gate.limits if self._gate is not None else None,
+            frozen_after=self._settings.frozen_after,
+            repeats=self._gate.repeats if self._gate is not None else 1,
+            fault=fault,
+            seams=seams,
+            reference_sha256=self._loaded.reference_sha256 if self._loaded is not None else None,
+            machine=self._loaded.machine if self._loaded is not None else None,
+        )
+
+    def inspect_again(self, frame: Frame, judged: JudgedWith) -> Verdict:
+        """Judge one frame with what decided it the first time, instead of the settings; the bundle is that of `use`."""
+        self._thresholds = judged.thresholds
+        if judged.quality is not None and self._loaded is not None:
+            self._gate = QualityGate(judged.quality, judged.frozen_after)
+            if frame.capture.pixels is not None:
+                self._gate.expect(frame.capture.pixels, judged.repeats)
+        self._seams.state = judged.seams or SeamState()
+        return self.inspect(frame)
 
     def _thresholds_now(self, process: Mapping[str, ProcessState]) -> tuple[Thresholds | None, Sequence[str]]:
         """The thresholds to judge with, and the groups in alarm for whose sake they are stricter than otherwise."""

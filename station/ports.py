@@ -1,10 +1,11 @@
 """The seams: what the journey needs from the outside, as Protocols of one to three methods."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
 from typing import Protocol, Self
 
+from station.judged_with import JudgedWith
 from station.messages import (
     CameraEvent,
     Capture,
@@ -278,10 +279,18 @@ class Archive(Protocol):
 class EvidenceStore(Resource, Protocol):
     """Keeps pictures beside the verdicts, never in front of them."""
 
-    def keep(self, verdict: Verdict, pixels: Pixels | None, *, wanted: bool = False) -> Verdict:
+    def keep(
+        self,
+        verdict: Verdict,
+        pixels: Pixels | None,
+        *,
+        wanted: bool = False,
+        judged_with: Callable[[], JudgedWith] | None = None,
+    ) -> Verdict:
         """Copy the picture if it is wanted and there is room; any thread, never waits for the disk.
 
-        With `wanted` somebody asked for this one, whatever the verdict.
+        With `wanted` somebody asked for this one, whatever the verdict. `judged_with` is asked what decided the verdict
+        when the picture is taken, and only then.
 
         Returns:
             The verdict to hand to the journal: with the picture's reference if it was taken, else as it was.

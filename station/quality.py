@@ -55,6 +55,20 @@ class QualityGate:
         self._last: Pixels | None = None
         self._repeats = 1
 
+    @property
+    def limits(self) -> QualityLimits:
+        """What pictures are held against."""
+        return self._limits
+
+    @property
+    def repeats(self) -> int:
+        """How many identical pictures in a row the last one ended; 1 where nobody counts."""
+        return self._repeats
+
+    def expect(self, pixels: Pixels, repeats: int) -> None:
+        """Take the next picture, this one, for the last of so many identical ones in a row."""
+        self._last, self._repeats = pixels, repeats - 1
+
     def check(self, capture: Capture) -> tuple[Reason, ...]:
         """Say why the capture cannot be judged; empty when it can. The most telling reason comes first."""
         reasons = [] if capture.fault is None else [capture.fault]

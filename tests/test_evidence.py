@@ -30,8 +30,9 @@ from station.adapters.evidence_store import QUEUE_PICTURES, EvidenceStore
 from station.boards import Web
 from station.evidence import BY_VALUE, Bounds, Kept, Shelf, classify
 from station.ids import uuid7
+from station.judged_with import EvidenceRecord
 from station.linescan import FRAME_LINES
-from station.messages import EvidenceClass, EvidenceDrop, EvidenceRecord, Outcome, Pixels, Reason, Verdict
+from station.messages import EvidenceClass, EvidenceDrop, Outcome, Pixels, Reason, Verdict
 from station.settings import EvidenceClassSettings, EvidenceSettings
 
 PLENTY = 1 << 40

@@ -38,12 +38,12 @@ import cv2
 
 from station.errors import ProtocolError
 from station.evidence import BY_VALUE, DAY, FILE, FOLDER, UNFINISHED, Bounds, Kept, Shelf, class_of, classify
+from station.judged_with import EvidenceRecord, JudgedWith
 from station.mailbox import Mailbox, Overflow
 from station.messages import (
     EvidenceClass,
     EvidenceDrop,
     EvidenceHealth,
-    EvidenceRecord,
     Outgoing,
     Pixels,
     Verdict,
@@ -76,11 +76,11 @@ _NEVER_WRITTEN = "the station ended before the picture was written"
 
 @dataclass(frozen=True, slots=True)
 class _Picture:
-    """A picture that was taken, with its verdict as it is published."""
+    """A picture that was taken, with its verdict as it is published and what decided it."""
 
     kind: EvidenceClass
     pixels: Pixels
-    verdict: Verdict
+    record: EvidenceRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ class _Mark:
     """What is to be written in place of a picture."""
 
     kind: EvidenceClass
-    verdict: Verdict
+    record: EvidenceRecord
     reason: str
 
 
@@ -153,13 +153,21 @@ class EvidenceStore:
         with self._lock:
             self._waiting.clear()
 
-    def keep(self, verdict: Verdict, pixels: Pixels | None, *, wanted: bool = False) -> Verdict:
+    def keep(
+        self,
+        verdict: Verdict,
+        pixels: Pixels | None,
+        *,
+        wanted: bool = False,
+        judged_with: Callable[[], JudgedWith] | None = None,
+    ) -> Verdict:
         """Copy the picture if it is wanted and there is room; any thread, never waits for the disk.
 
         Args:
             verdict: decides whether the picture is wanted, and how much it is worth.
             pixels: the picture.
             wanted: somebody asked for this one, whatever the verdict.
+            judged_with: says what decided the verdict; asked when the picture is taken, and only then.
 
         Returns:
             The verdict to hand to the journal: with the picture's reference if it was taken, else as it was.
@@ -175,10 +183,11 @@ class EvidenceStore:
             self._held += 1
             self._held_bytes += pixels.nbytes
         reference = Kept(verdict.id, verdict.camera, kind, 0).reference
-        picture = _Picture(kind, pixels.copy(), verdict.model_copy(update={"evidence": reference}))
+        published = verdict.model_copy(update={"evidence": reference})
+        picture = _Picture(kind, pixels.copy(), _record(published, judged_with() if judged_with is not None else None))
         with self._lock:
             self._waiting[verdict.id] = picture
-        return picture.verdict
+        return published
 
     def committed(self, messages: Sequence[Outgoing]) -> None:
         """These messages are in the journal, or on their way without it: their pictures may be written."""
@@ -232,8 +241,9 @@ class EvidenceStore:
         except cv2.error as exc:
             self._lose(picture, f"cannot be encoded: {exc.err}")
             return
-        sidecar = _sidecar(picture.verdict, encoded)
-        item = Kept(picture.verdict.id, picture.verdict.camera, picture.kind, len(encoded) + len(sidecar))
+        sidecar = _sidecar(picture.record, encoded)
+        verdict = picture.record.verdict
+        item = Kept(verdict.id, verdict.camera, picture.kind, len(encoded) + len(sidecar))
         self._usual_bytes = item.size_bytes
         try:
             room = self._shelf.make_room(self._bounds, self._free_bytes(self._root), item.kind, item.size_bytes)
@@ -268,7 +278,7 @@ class EvidenceStore:
         with self._lock:
             self._missing += 1
             self._let_go(picture)
-        self._marks.append(_Mark(picture.kind, picture.verdict, reason))
+        self._marks.append(_Mark(picture.kind, picture.record, reason))
         if self._disk_fault is None:
             try:
                 self._write_marks()
@@ -284,8 +294,9 @@ class EvidenceStore:
             return
         while self._marks:
             mark = self._marks[0]
-            content = encode(_record(mark.verdict).model_copy(update={"missing": mark.reason}))
-            item = Kept(mark.verdict.id, mark.verdict.camera, mark.kind, len(content), missing=True)
+            content = encode(mark.record.model_copy(update={"missing": mark.reason}))
+            verdict = mark.record.verdict
+            item = Kept(verdict.id, verdict.camera, mark.kind, len(content), missing=True)
             path = (self._data_dir / item.reference).with_suffix(".missing")
             path.parent.mkdir(parents=True, exist_ok=True)
             _write(path, content)
@@ -391,7 +402,7 @@ class EvidenceStore:
         for verdict in self._promised:
             named = _class_in(verdict)
             if named is not None and verdict.id not in there:
-                self._marks.append(_Mark(named, verdict, _NOT_FOUND))
+                self._marks.append(_Mark(named, _record(verdict), _NOT_FOUND))
         self._promised = ()
         self._indexed = True
 
@@ -439,15 +450,14 @@ def _class_in(verdict: Verdict) -> EvidenceClass | None:
     )
 
 
-def _record(verdict: Verdict) -> EvidenceRecord:
-    return EvidenceRecord(verdict=verdict, bundle_sha256=verdict.model.sha256 if verdict.model else None)
+def _record(verdict: Verdict, judged_with: JudgedWith | None = None) -> EvidenceRecord:
+    bundle_sha256 = verdict.model.sha256 if verdict.model else None
+    return EvidenceRecord(verdict=verdict, bundle_sha256=bundle_sha256, judged_with=judged_with)
 
 
-def _sidecar(verdict: Verdict, encoded: bytes) -> bytes:
-    record = _record(verdict).model_copy(
-        update={"picture_sha256": hashlib.sha256(encoded).hexdigest(), "picture_bytes": len(encoded)}
-    )
-    return encode(record)
+def _sidecar(record: EvidenceRecord, encoded: bytes) -> bytes:
+    written = {"picture_sha256": hashlib.sha256(encoded).hexdigest(), "picture_bytes": len(encoded)}
+    return encode(record.model_copy(update=written))
 
 
 def _mark_unfinished(sidecar: Path) -> int:

@@ -5,8 +5,11 @@ tensors are those of the manifest, the XNNPACK delegate computes the outputs (wi
 times as long and says so in one log line only), and the golden set gives what was validated.
 """
 
+import platform
 import time
 from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -311,6 +314,17 @@ def load_model(
     model = LitertModel(bundle, threads, heatmap=heatmap, reference=reference)
     model.run_golden_set()
     return model
+
+
+def machine(threads: int) -> str:
+    """Processor, runtime and threads in one line: what two machines must share to give the same scores bit for bit."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "Model"))]
+    processor = names[0] if names else "unknown processor"
+    return f"{platform.machine()}, {processor}; ai-edge-litert {version('ai-edge-litert')}; threads {threads}"
 
 
 def _interpreter(model: bytes, threads: int, resolver: OpResolverType) -> Interpreter:

@@ -13,7 +13,7 @@ from station.adapters.bundle_trial import try_out
 from station.adapters.camera_process import CameraProcess, plan_for
 from station.adapters.embedded_broker import EmbeddedBroker
 from station.adapters.evidence_store import EvidenceStore
-from station.adapters.litert_model import load_model
+from station.adapters.litert_model import load_model, machine
 from station.adapters.litert_step import load_step_model
 from station.adapters.mqtt_publisher import MqttPublisher
 from station.adapters.process_files import ProcessFiles
@@ -32,7 +32,7 @@ from station.ids import uuid7
 from station.mailbox import Mailbox, Overflow
 from station.manifest import read_bundle
 from station.messages import Incoming, Link, OutboxRow, Outgoing, Status, StatusName, Verdict
-from station.picture import View, read_reference
+from station.picture import View, fingerprint, read_reference
 from station.pipeline import LoadedModel
 from station.ports import Clock, Journal, StepModel
 from station.process_bundle import read_process_bundle
@@ -227,7 +227,12 @@ def load_bundle(camera: CameraSettings, model: ModelSettings) -> LoadedModel:
     if camera.reference is not None and not bundle.manifest.compares:
         raise ModelError(f"bundle {bundle.origin}: takes no reference; remove `reference` from the camera's table")
     reference = read_reference(camera.reference, View.of(camera)) if camera.reference is not None else None
-    return LoadedModel(load_model(bundle, model.threads, reference=reference), bundle.manifest)
+    return LoadedModel(
+        load_model(bundle, model.threads, reference=reference),
+        bundle.manifest,
+        reference_sha256=fingerprint(reference) if reference is not None else None,
+        machine=machine(model.threads),
+    )
 
 
 @contextmanager

@@ -6,8 +6,9 @@ import json
 from pydantic import BaseModel
 
 from station.commands.exit_codes import ExitCode
+from station.judged_with import EvidenceRecord
 from station.manifest import Manifest
-from station.messages import CameraState, EvidenceRecord, Gap, Health, Response, Status, Verdict
+from station.messages import CameraState, Gap, Health, Response, Status, Verdict
 from station.process_messages import Alarm, Risk
 from station.requests import REQUESTS
 from station.settings import Settings
