@@ -1,4 +1,4 @@
-"""Commands from outside: looked at, carried out by their handler, answered, and put on record. Synchronous.
+"""Commands, over MQTT or from this machine: looked at, carried out, answered, put on record. Synchronous.
 
 The answer is the record: it goes through the journal and its outbox like a verdict, so that it is chained, exported,
 delivered at least once, and not lost when the broker is away for a moment. A sender that named a response topic of its
@@ -17,7 +17,7 @@ from uuid import UUID
 from station import wire
 from station.errors import ProtocolError, StationError
 from station.ids import uuid7
-from station.messages import Incoming, Outgoing, Response, Result, Verb
+from station.messages import Incoming, Origin, Outgoing, Response, Result, Verb
 from station.ports import Clock
 from station.requests import REQUESTS, Request, check_size, check_time, transaction_of
 
@@ -85,7 +85,7 @@ class Commander:
 
     Args:
         station: the station's name.
-        allow: verbs that the configuration allows.
+        allow: verbs that the configuration allows over MQTT.
         handlers: who carries out which verb.
         clock: time.
         record: takes an answer for the journal and the broker.
@@ -187,7 +187,7 @@ class Commander:
             verb = Verb(name)
         except ValueError:
             raise Refusal(f"the verb is not known; there are {', '.join(Verb)}") from None
-        if verb not in self._allow:
+        if incoming.origin is Origin.MQTT and verb not in self._allow:
             raise Refusal(f"{verb} is not allowed: commands.allow in the station's configuration does not name it")
         request = wire.decode(REQUESTS[verb], incoming.payload)
         check_time(request, self._clock.now())
@@ -222,15 +222,18 @@ class Commander:
             verb=asked.verb,
             transaction=asked.transaction,
             at=self._clock.now(),
+            origin=asked.incoming.origin,
             accepted=reason is None,
             reason=reason,
             request=asked.request.model_dump(mode="json", exclude_unset=True) if asked.request else None,
             result=result,
         )
         if reason is None:
-            logger.warning("command %s %s: done", asked.verb, asked.transaction)
+            logger.warning("command %s %s (%s): done", asked.verb, asked.transaction, asked.incoming.origin)
         else:
-            logger.warning("command %s %s is refused: %s", asked.verb, asked.transaction, reason)
+            logger.warning(
+                "command %s %s (%s) is refused: %s", asked.verb, asked.transaction, asked.incoming.origin, reason
+            )
         message = wire.outgoing_response(response)
         self._keep(response, message)
         self._send(message, asked.incoming)
@@ -244,6 +247,8 @@ class Commander:
 
     def _send(self, message: Outgoing, incoming: Incoming) -> None:
         self._record(message)
+        if incoming.reply is not None:
+            incoming.reply(message.payload)
         topic = incoming.answer_to
         if topic is None:
             return

@@ -12,7 +12,7 @@ import logging
 import os
 import shutil
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -67,10 +67,12 @@ class CommandPart:
     Attributes:
         requests: the mailbox that the connection to the broker puts them into.
         archive: what the journal keeps.
+        local: what the command line of this machine has asked for since the last call.
     """
 
     requests: Mailbox[Incoming]
     archive: Archive
+    local: Callable[[], Iterable[Incoming]]
 
 
 class Station:
@@ -88,7 +90,7 @@ class Station:
         epoch: number of this run; larger than any before.
         clock: time.
         boot_id: identifies this run in `status`.
-        commands: how commands come; None: there are none.
+        commands: how commands come.
         process: early warning; None: no process group is watched.
         process_at: says where the process groups stood at a moment, for the verdicts.
     """
@@ -106,7 +108,7 @@ class Station:
         epoch: int,
         clock: Clock,
         boot_id: UUID,
-        commands: CommandPart | None = None,
+        commands: CommandPart,
         process: ProcessLines | None = None,
         process_at: Callable[[datetime], Mapping[str, ProcessState]] = lambda _: {},
     ) -> None:
@@ -172,9 +174,7 @@ class Station:
             for line in self._lines.values():
                 thread = self._thread(f"camera-{line.name}", lambda line=line: self._watch(line))  # type: ignore[misc]
                 stack.callback(thread.join)
-            if (commands := self._commands) is not None:
-                obeying = self._thread("commands", lambda: self._obey(commands))
-                stack.callback(obeying.join)
+            stack.callback(self._thread("commands", lambda: self._obey(self._commands)).join)
             stack.callback(self._stopping.set)
             self._manager.ready()
             self._supervise()
@@ -307,6 +307,8 @@ class Station:
             incoming = commands.requests.take(READ_TIMEOUT_S)
             if incoming is not None:
                 commander.handle(incoming)
+            for asked in commands.local():
+                commander.handle(asked)
             commander.look()
         commander.give_up()
 

@@ -12,6 +12,8 @@
     ├── LogError                  a sensor log cannot be read: file, line and column are named; fatal for that log
     ├── ProtocolError             a peer said something that is not the protocol, or refused us; transient
     │   └── LoginRefused          the broker refused the credentials
+    ├── NotRunning                no station runs that could be told something
+    ├── NotAnswered               a running station was told something and gave no answer
     ├── StorageError              the disk: full, read-only, failing; transient
     │   ├── JournalCorrupt        the journal is not a database any more; it is set aside, never deleted
     │   └── JournalInUse          another station keeps this journal; a second one must not start
@@ -54,6 +56,14 @@ class EndOfStream(DeviceError):
 
 class LogError(StationError):
     """A sensor log is not a table of times and numbers: the text names the file, the line and the column."""
+
+
+class NotRunning(StationError):
+    """No station runs on this data folder."""
+
+
+class NotAnswered(StationError):
+    """A running station did not answer; the text says whether it may still act."""
 
 
 class ProtocolError(StationError):

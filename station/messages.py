@@ -109,6 +109,13 @@ class Verb(StrEnum):
     UNSUPPRESS = "unsuppress"
 
 
+class Origin(StrEnum):
+    """How a command reached the station."""
+
+    MQTT = "mqtt"
+    LOCAL = "local"
+
+
 class EvidenceClass(StrEnum):
     """What a stored picture is evidence of, in growing value."""
 
@@ -666,6 +673,7 @@ class Response(Message):
         id: UUIDv7; what an `override` names.
         verb: as it stood in the request's topic.
         transaction: the request's own, to know the answer by; None where none could be read.
+        origin: how it came: over `mqtt`, or from the command line of the station's machine, `local`.
         accepted: whether it was carried out.
         reason: why not; None when it was.
         request: the command as it was understood; None when it was not.
@@ -678,6 +686,7 @@ class Response(Message):
     verb: str
     transaction: str | None
     at: datetime
+    origin: Origin = Origin.MQTT
     accepted: bool
     reason: str | None = None
     request: Mapping[str, JsonValue] | None = None
@@ -686,7 +695,7 @@ class Response(Message):
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
-    """A request as it came from the broker, not looked at yet.
+    """A request as it came, not looked at yet.
 
     Attributes:
         topic: where it was published.
@@ -694,6 +703,8 @@ class Incoming:
         retained: the broker keeps it, or kept it: nobody asks for it now.
         answer_to: response topic that the sender asked for (MQTT 5, section 4.10), if any.
         correlation: correlation data that the sender wants back.
+        origin: how it came; only what comes over MQTT needs to be allowed.
+        reply: takes the answer of a sender who did not ask over the broker.
     """
 
     topic: str
@@ -701,6 +712,8 @@ class Incoming:
     retained: bool = False
     answer_to: str | None = None
     correlation: bytes | None = None
+    origin: Origin = Origin.MQTT
+    reply: Callable[[bytes], object] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Commands as they come over MQTT: one typed request for each verb, and how its bytes become one. Pure.
+"""Commands as they come over MQTT or from this machine: one typed request a verb, and how bytes become one. Pure.
 
 Each request carries a `transaction` that its sender made up; the answer repeats it. Unknown keys, wrong types and
 values beyond their limits are refused with a reason that names the key. What a verb may do to a station is for its

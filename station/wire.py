@@ -4,6 +4,8 @@ Every payload is UTF-8 JSON with the schema's version inside. Topics are `inspec
 checked by the messages (no `/`, `+` or `#` can occur).
 """
 
+import json
+from collections.abc import Mapping
 from typing import TypeVar
 
 from pydantic import ValidationError
@@ -85,6 +87,11 @@ def decode(kind: type[M], payload: bytes) -> M:
         # An unknown key is the sender's own text: it must break neither the log nor the answer.
         where = ascii(".".join(str(part) for part in first["loc"]))[1:-1][:KEY_CHARACTERS] or "payload"
         raise ProtocolError(f"not a {kind.__name__}: {where}: {first['msg']}") from exc
+
+
+def encode_request(transaction: str, request: Mapping[str, object]) -> bytes:
+    """Return the JSON of a request that this machine makes itself."""
+    return json.dumps({"transaction": transaction, **request}).encode()
 
 
 def outgoing(verdict: Verdict) -> Outgoing:

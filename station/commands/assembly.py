@@ -11,6 +11,7 @@ from pathlib import Path
 from station import __version__, wire
 from station.adapters.bundle_trial import try_out
 from station.adapters.camera_process import CameraProcess, plan_for
+from station.adapters.control_folder import ControlFolder
 from station.adapters.embedded_broker import EmbeddedBroker
 from station.adapters.evidence_store import EvidenceStore
 from station.adapters.litert_model import load_model, machine
@@ -52,6 +53,8 @@ REQUESTS_CAPACITY = 256
 JOURNAL_FILE = "journal.sqlite"
 READINGS_FILE = "readings.sqlite"
 SWITCH_INTERVAL_S = 0.0005
+CONTROL = "control"
+"""What a fault of the folder for requests of the command line is called in `status`."""
 EVIDENCE = "evidence"
 """What a fault of the store of pictures is called in `status`."""
 LEFT_TO_JOURNAL_BYTES = 16_000_000
@@ -110,6 +113,7 @@ def assembled(
         ) as publisher,
         _evidence_store(settings, journal, faults, clock) as evidence,
         _readings_journal(settings, faults) as readings,
+        _local_requests(settings, faults) as local,
     ):
         epoch = journal.open_epoch()
         resume = _last_sources(journal)
@@ -146,7 +150,7 @@ def assembled(
             )
             for camera, table, plan in ((name, table, plan_for(table)) for name, table in settings.camera.items())
         }
-        commands = CommandPart(requests, journal) if settings.commands.allow else None
+        commands = CommandPart(requests, journal, local)
         own_broker = StationBroker(settings.broker, host, port, client_id, held_back)
         history = ProcessHistory(max(camera.transport_delay_s for camera in settings.camera.values()))
         process = ProcessLines(
@@ -291,6 +295,22 @@ def _readings_journal(settings: Settings, faults: FaultBoard) -> Iterator[Sqlite
         yield readings
     finally:
         readings.__exit__(None, None, None)
+
+
+@contextmanager
+def _local_requests(settings: Settings, faults: FaultBoard) -> Iterator[Callable[[], Iterable[Incoming]]]:
+    """What takes the requests of this machine's command line; without it the station goes on, and says so."""
+    folder = ControlFolder(settings.station.data_dir, settings.station.name)
+    try:
+        folder.__enter__()
+    except StorageError as exc:
+        faults.set(CONTROL, str(exc))
+        yield tuple
+        return
+    try:
+        yield folder.take
+    finally:
+        folder.__exit__(None, None, None)
 
 
 @contextmanager
