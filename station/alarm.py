@@ -29,7 +29,6 @@ groups together, are a *flood*, which lasts until fewer than five came in ten mi
 Nothing here knows a clock, and nothing grows.
 """
 
-import math
 import threading
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -37,6 +36,7 @@ from dataclasses import dataclass, replace
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from station.condition import Condition
 from station.errors import AlarmRefused
 from station.process_messages import AlarmEvent, AlarmStateName, Priority, Tick
 
@@ -210,48 +210,18 @@ class FloodWatch:
         return self._flood
 
 
-class _Condition:
-    """Whether a rule's condition holds."""
-
-    def __init__(self, rule: AlarmRule) -> None:
-        sign = 1.0 if rule.rising else -1.0
-        self._sign = sign
-        self._limit = sign * rule.limit
-        self._over = sign * rule.limit - rule.deadband
-        self._on_delay_s = rule.on_delay_s
-        self._off_delay_s = rule.off_delay_s
-        self._pending_s = math.nan
-        self.active = False
-        self.active_since_s: float | None = None
-
-    def restart(self) -> None:
-        """Begin both delays anew."""
-        self._pending_s = math.nan
-
-    def look(self, at_s: float, value: float) -> bool:
-        """Take a value; return whether `active` changed."""
-        signed = self._sign * value
-        moving = signed < self._over if self.active else signed >= self._limit
-        if not moving:
-            self._pending_s = math.nan
-            return False
-        # Also after a clock that was set back the delay is a full one.
-        if not self._pending_s <= at_s:
-            self._pending_s = at_s
-        if at_s - self._pending_s < (self._off_delay_s if self.active else self._on_delay_s):
-            return False
-        self.active = not self.active
-        self.active_since_s = self._pending_s if self.active else None
-        self._pending_s = math.nan
-        return True
-
-
 class _Alarm:
     """One alarm of a group."""
 
     def __init__(self, rule: AlarmRule) -> None:
         self.rule = rule
-        self.condition = _Condition(rule)
+        self.condition = Condition(
+            rule.limit,
+            rising=rule.rising,
+            deadband=rule.deadband,
+            on_delay_s=rule.on_delay_s,
+            off_delay_s=rule.off_delay_s,
+        )
         self.status = AlarmStatus(rule)
         self.came_s: deque[float] = deque(maxlen=CHATTER_COUNT)
 

@@ -88,6 +88,7 @@ class CameraLine:
         record: takes what is to be journalled and published; may wait.
         publisher: for the camera's retained state.
         evidence: keeps pictures; None: none are kept.
+        judged: told of each verdict that is on its way.
         faults: told of a camera that delivers nothing.
         clock: time.
     """
@@ -103,6 +104,7 @@ class CameraLine:
         record: Callable[[Outgoing], object],
         publisher: Publisher,
         evidence: EvidenceStore | None,
+        judged: Callable[[Verdict], object],
         faults: FaultBoard,
         clock: Clock,
     ) -> None:
@@ -115,6 +117,7 @@ class CameraLine:
         self._record = record
         self._publisher = publisher
         self._evidence = evidence
+        self._judged = judged
         self._faults = faults
         self._clock = clock
         self._loaded: LoadedModel | None = None
@@ -235,6 +238,7 @@ class CameraLine:
         with self._lock:
             self._account.judged(verdict.outcome)
             self._latencies_ms.append(verdict.latency_ms.total)
+        self._judged(verdict)
         self._settled += 1
 
     def _follow_pause(self) -> None:

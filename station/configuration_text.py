@@ -108,6 +108,12 @@ rate_fps = 10.0
 # channel.temperature = {{ source = "plc1", point = "oven", unit = "°C", minimum = 0.0, maximum = 400.0 }}
 # alarm.hot = {{ watch = "temperature", above = 260.0, deadband = 5.0, on_delay_s = 3.0, priority = "high" }}
 
+# Alerts are on by themselves (README, "Alerts"); a table changes one:
+# [alert.ng_rate]
+# limit = 0.1
+# [alert.ng_in_a_row]
+# limit = 10
+
 # Keys that every kind of camera takes:
 # policy = "every"             # or "latest": older frames are skipped and counted
 # expects = "continuous"       # or "triggered": silence is no fault

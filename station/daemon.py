@@ -20,6 +20,7 @@ from pathlib import Path
 from uuid import UUID
 
 from station import __version__, wire
+from station.alert_line import AlertLine
 from station.camera_line import CameraLine, CameraPart
 from station.commander import Commander
 from station.errors import ModelError, StorageError
@@ -90,6 +91,7 @@ class Station:
         epoch: number of this run; larger than any before.
         clock: time.
         boot_id: identifies this run in `status`.
+        alerts: what a person or a PLC must act on.
         commands: how commands come.
         process: early warning; None: no process group is watched.
         process_at: says where the process groups stood at a moment, for the verdicts.
@@ -108,6 +110,7 @@ class Station:
         epoch: int,
         clock: Clock,
         boot_id: UUID,
+        alerts: AlertLine,
         commands: CommandPart,
         process: ProcessLines | None = None,
         process_at: Callable[[datetime], Mapping[str, ProcessState]] = lambda _: {},
@@ -139,11 +142,13 @@ class Station:
                 record=outbox.put,
                 publisher=publisher,
                 evidence=evidence,
+                judged=alerts.judged,
                 faults=faults,
                 clock=clock,
             )
             for name, part in cameras.items()
         }
+        self._alerts = alerts
         self._dead: list[str] = []
         self._commands = commands
         self._process = process
@@ -192,6 +197,7 @@ class Station:
             now_s = self._clock.monotonic_s()
             self._report_progress(now_s)
             self._faults.set("journal", self._recorder.fault)
+            self._alerts.look()
             if now_s >= next_health_s:
                 self._publish_health()
                 next_health_s = now_s + interval_s
@@ -374,6 +380,7 @@ class Station:
             evidence=self._evidence.health if self._evidence is not None else None,
             sensors=sensors,
             process=process,
+            alerts=tuple(self._alerts.standing),
             latency_ms=percentiles(latencies),
             disk_free_bytes=shutil.disk_usage(self._settings.station.data_dir).free,
             rss_mb=round(resident_mb(os.getpid()), 1),

@@ -546,12 +546,23 @@ class ProcessHealth(Message):
     restarts: int
 
 
+class StandingAlert(Message):
+    """One alert that stands, within `Health`; see `station.alert_messages.Alert`."""
+
+    alert_id: UUID
+    alert: Name
+    subject: str
+    priority: str
+    since: datetime
+
+
 class Health(Message):
     """Retained on `health`; a heartbeat.
 
     Attributes:
         valid_until: when this has passed without a newer one, the station hangs, whatever its session says.
         evidence: the store of pictures; None when it is switched off.
+        alerts: those that stand, oldest first.
         latency_ms: from the exposure to the verdict, over the last minute's frames.
         disk_free_bytes: on the file system of the data folder.
         rss_mb: resident memory of the station's process, in 10^6 bytes.
@@ -567,6 +578,7 @@ class Health(Message):
     evidence: EvidenceHealth | None = None
     sensors: Mapping[str, SourceHealth] = Field(default_factory=dict)
     process: Mapping[str, ProcessHealth] = Field(default_factory=dict)
+    alerts: tuple[StandingAlert, ...] = ()
     latency_ms: Percentiles | None
     disk_free_bytes: int
     rss_mb: float
@@ -740,16 +752,16 @@ class Outgoing:
 
     Attributes:
         id: unique; the consumer's key for dropping duplicates.
-        kind: `verdict`, `gap`, `alarm` for a transition of one, or `command` for the response to one.
+        kind: `verdict`, `gap`, `alarm` for a transition of one, `alert`, or `command` for the response to one.
         topic: MQTT topic.
         payload: UTF-8 JSON.
         camera, epoch, sequence: place in the camera's order; None for messages that are not of a camera, except that
-            the transitions of a process group's alarms have an order, too.
+            the transitions of a process group's alarms, and the alerts, have an order, too.
         outcome: of a verdict: decides what goes first when the journal must shrink.
     """
 
     id: UUID
-    kind: Literal["verdict", "gap", "command", "alarm"]
+    kind: Literal["verdict", "gap", "command", "alarm", "alert"]
     topic: str
     payload: bytes
     camera: str | None = None

@@ -275,6 +275,13 @@ class Archive(Protocol):
             StorageError: the disk cannot be read.
         """
 
+    def alerts(self) -> Sequence[Outgoing]:
+        """The newest alerts, oldest first; any thread.
+
+        Raises:
+            StorageError: the disk cannot be read.
+        """
+
 
 class EvidenceStore(Resource, Protocol):
     """Keeps pictures beside the verdicts, never in front of them."""

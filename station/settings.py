@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import Field, SecretStr, ValidationError, model_validator
 
+from station.alert_settings import AlertSettings, AlertTables, CameraAlert
 from station.broker_settings import BrokerSettings
 from station.errors import ConfigurationError
 from station.messages import EvidenceClass, Name, Verb
@@ -296,6 +297,21 @@ class Settings(Section):
     process: Mapping[Name, ProcessSettings] = Field(default_factory=dict)
     """`[process.<group>]`, one table for each group of channels that is watched together."""
 
+    alert: AlertTables = Field(default_factory=dict, validate_default=True)
+    """`[alert.<name>]`, one table for each alert that is not as it is built in."""
+
+    @model_validator(mode="after")
+    def _alerts_name_cameras(self) -> Self:
+        for name, alert in self.alert.items():
+            if isinstance(alert, CameraAlert):
+                limits = getattr(alert, "camera_limits", {})
+                for key, cameras in (("cameras", alert.cameras), ("camera_limits", tuple(limits))):
+                    for camera in cameras:
+                        if camera not in self.camera:
+                            known = ", ".join(self.camera)
+                            raise ValueError(f"alert.{name}.{key}: there is no camera {camera!r}; known: {known}")
+        return self
+
     @model_validator(mode="after")
     def _channels_have_sources(self) -> Self:
         for group, process in self.process.items():
@@ -398,7 +414,7 @@ def _explain(error: ValidationError, origin: str) -> list[str]:
     for item in error.errors(include_url=False):
         # The discriminator of a union stands in the location as a level of its own; it is no key of the file.
         location = [str(level) for level in item["loc"]]
-        if len(location) > 2 and location[0] in ("camera", "sensors"):  # noqa: PLR2004
+        if len(location) > 2 and location[0] in ("camera", "sensors", "alert"):  # noqa: PLR2004
             location = location[:2] + location[3:]
         key = ".".join(location)
         found = item["input"]
@@ -433,8 +449,8 @@ def _allowed(item: Any) -> str:
 
 
 def _kinds(table: str) -> list[str]:
-    union = SensorSettings if table == "sensors" else CameraSettings
-    return [get_args(kind.model_fields["kind"].annotation)[0] for kind in get_args(get_args(union)[0])]
+    union = {"sensors": SensorSettings, "alert": AlertSettings}.get(table, CameraSettings)
+    return [one for kind in get_args(get_args(union)[0]) for one in get_args(kind.model_fields["kind"].annotation)]
 
 
 S = TypeVar("S", bound=Section)

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
+from station.alert_messages import Alert
 from station.errors import ProtocolError
 from station.messages import Gap, Message, Outgoing, Response, Verdict
 from station.process_messages import Alarm
@@ -52,6 +53,11 @@ def risk_topic(station: str, group: str) -> str:
 def alarm_topic(station: str, group: str, alarm: str) -> str:
     """Retained: where an alarm stands; each transition goes through the outbox."""
     return f"inspection/{station}/process/{group}/alarm/{alarm}"
+
+
+def alert_topic(station: str) -> str:
+    """What a person or a PLC must act on."""
+    return f"inspection/{station}/alert"
 
 
 def gap_topic(station: str) -> str:
@@ -128,6 +134,18 @@ def outgoing_alarm(alarm: Alarm) -> Outgoing:
         payload=encode(alarm),
         epoch=alarm.epoch,
         sequence=alarm.sequence,
+    )
+
+
+def outgoing_alert(alert: Alert) -> Outgoing:
+    """Return an alert ready for the journal and the broker."""
+    return Outgoing(
+        id=alert.id,
+        kind="alert",
+        topic=alert_topic(alert.station),
+        payload=encode(alert),
+        epoch=alert.epoch,
+        sequence=alert.sequence,
     )
 
 

@@ -10,6 +10,8 @@ import pytest
 from pydantic import BaseModel
 
 from station import wire
+from station.alert_messages import AlertKind
+from station.alert_settings import AlertSettings
 from station.messages import Reason, SkipReason, Verb
 from station.process_settings import AlarmSettings, ChannelSettings, ProcessSettings
 from station.requests import REQUESTS
@@ -26,7 +28,7 @@ def keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
     """Every key of a table, with its path."""
     for name, field in section.model_fields.items():
         inner = [one for one in (field.annotation, *get_args(field.annotation)) if _is_section(one)]
-        if name in ("camera", "sensors", "process", "channel", "alarm"):
+        if name in ("camera", "sensors", "process", "channel", "alarm", "alert"):
             continue
         if inner:
             yield from keys(inner[0], f"{prefix}{name}.")
@@ -67,6 +69,17 @@ def test_the_readme_explains_each_key_of_a_process_group(table: type[Section]) -
         assert f"| `{name}` |" in README, name
 
 
+@pytest.mark.parametrize("table", get_args(get_args(AlertSettings)[0]))
+def test_the_readme_explains_each_key_of_an_alert(table: type[Section]) -> None:
+    for name in keys(table):
+        assert name == "kind" or f"| `{name}` |" in README, name
+
+
+@pytest.mark.parametrize("kind", AlertKind)
+def test_the_readme_explains_each_kind_of_alert(kind: AlertKind) -> None:
+    assert f"| `{kind}` |" in README
+
+
 @pytest.mark.parametrize("reason", Reason)
 def test_the_readme_explains_each_reason(reason: Reason) -> None:
     assert reason is Reason.DEFECT or f"`{reason.value}`" in README
@@ -84,6 +97,7 @@ def test_the_readme_names_each_topic() -> None:
         wire.camera_state_topic("<station>", "<camera>"),
         wire.health_topic("<station>"),
         wire.gap_topic("<station>"),
+        wire.alert_topic("<station>"),
         wire.risk_topic("<station>", "<group>"),
         wire.alarm_topic("<station>", "<group>", "<alarm>"),
         wire.request_topic("<station>", "<verb>"),

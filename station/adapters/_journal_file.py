@@ -53,10 +53,11 @@ CHECKPOINT = "checkpoint"
 """The kind of the rows that pruning adds."""
 EXPORT_ROWS = 1000
 """Rows read at a time."""
-_KINDS: dict[str, Literal["verdict", "gap", "command", "alarm"]] = {
+_KINDS: dict[str, Literal["verdict", "gap", "command", "alarm", "alert"]] = {
     "gap": "gap",
     "command": "command",
     "alarm": "alarm",
+    "alert": "alert",
 }
 """What is not among them is a verdict, or of a later version, and is sent as it is."""
 _TRANSIENT = frozenset(
@@ -292,6 +293,22 @@ def latest_answers(path: Path, rows: int) -> list[Outgoing]:
             (rows,),
         ).fetchall()
         return [outbox_row(content).message for content in found]
+
+
+def latest_alerts(path: Path, limit: int) -> list[Outgoing]:
+    """Give the newest alerts, oldest first, without reading the whole file; the journal may be in use.
+
+    Raises:
+        StorageError: the file cannot be read.
+    """
+    with _reading(path) as database:
+        # The condition is that of the index on sequences, in which alerts are the few rows without a camera.
+        found = database.execute(
+            f"SELECT {COLUMNS} FROM journal WHERE camera IS NULL AND sequence IS NOT NULL AND kind = 'alert' "
+            "ORDER BY epoch DESC, sequence DESC LIMIT ?",
+            (limit,),
+        ).fetchall()
+        return [outbox_row(content).message for content in reversed(found)]
 
 
 def rescue(path: Path) -> Iterator[Outgoing | None]:

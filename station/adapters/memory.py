@@ -87,6 +87,10 @@ class MemoryJournal:
         """The responses to commands, oldest first."""
         return [row.message for row in self._rows if row.message.kind == "command"]
 
+    def alerts(self) -> Sequence[Outgoing]:
+        """The alerts, oldest first."""
+        return [row.message for row in self._rows if row.message.kind == "alert"]
+
     def begin_replays(self, stretches: Sequence[ReplayResult.Stretch]) -> None:
         """Note what is to be sent again.
 

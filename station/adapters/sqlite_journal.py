@@ -34,6 +34,7 @@ from station.adapters._journal_file import (
     content_of,
     export,
     find,
+    latest_alerts,
     latest_answers,
     outbox_row,
     pending_rows,
@@ -83,6 +84,8 @@ ROW_BYTES = 256
 AGE_CHECK_EVERY_S = 60.0
 ANSWER_ROWS = 20_000
 """Among this many newest rows the answers of a former run are looked for: a start must not read the whole file."""
+ALERT_ROWS = 10_000
+"""Among this many newest alerts those are looked for that stood when the station went down."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -375,6 +378,14 @@ class SqliteJournal:
             StorageError: the file cannot be read.
         """
         return latest_answers(self._path, ANSWER_ROWS)
+
+    def alerts(self) -> Sequence[Outgoing]:
+        """The newest alerts, oldest first; any thread.
+
+        Raises:
+            StorageError: the file cannot be read.
+        """
+        return latest_alerts(self._path, ALERT_ROWS)
 
     def health(self) -> JournalHealth:
         """Figures for the `health` topic; taken from memory, cheap."""

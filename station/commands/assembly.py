@@ -22,6 +22,9 @@ from station.adapters.sqlite_journal import SqliteJournal
 from station.adapters.sqlite_readings import SqliteReadings
 from station.adapters.system_clock import SystemClock
 from station.adapters.systemd_notify import SystemdNotify
+from station.alert_line import AlertLine
+from station.alert_messages import Alert
+from station.alerts import AlertBook
 from station.broker_settings import BrokerSettings
 from station.camera_line import CameraPart
 from station.commands.camera_factory import make_camera
@@ -35,7 +38,7 @@ from station.manifest import read_bundle
 from station.messages import Incoming, Link, OutboxRow, Outgoing, Status, StatusName, Verdict
 from station.picture import View, fingerprint, read_reference
 from station.pipeline import LoadedModel
-from station.ports import Clock, Journal, StepModel
+from station.ports import Archive, Clock, Journal, StepModel
 from station.process_bundle import read_process_bundle
 from station.process_history import ProcessHistory
 from station.process_line import READINGS, ProcessLines, ProcessPart, SensorsPart
@@ -179,6 +182,15 @@ def assembled(
             faults=faults,
             clock=clock,
         )
+        alerts = AlertLine(
+            AlertBook(name, epoch, settings.alert, settings.camera),
+            lambda message: outbox.put(message, 0),
+            faults,
+            clock,
+            process if settings.process else None,
+            settings.process,
+        )
+        alerts.restore(_alerts(journal))
         yield Station(
             settings,
             cameras,
@@ -191,6 +203,7 @@ def assembled(
             epoch,
             clock,
             boot_id,
+            alerts,
             commands,
             process if settings.process else None,
             history.at,
@@ -352,6 +365,18 @@ def _promised(journal: Journal) -> list[Verdict]:
         logger.warning("%s; pictures that a former run could not write are not marked", exc)
         return []
     return [verdict for verdict in _readable(rows) if verdict.evidence is not None]
+
+
+def _alerts(journal: Archive) -> Iterator[Alert]:
+    """The alerts of former runs, oldest first, without those that this version cannot read."""
+    try:
+        found = journal.alerts()
+    except StorageError as exc:
+        logger.warning("%s; an alert that stood before is not cleared", exc)
+        return
+    for message in found:
+        with suppress(ProtocolError):
+            yield wire.decode(Alert, message.payload)
 
 
 def _readable(rows: Iterable[OutboxRow]) -> Iterator[Verdict]:

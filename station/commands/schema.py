@@ -5,6 +5,7 @@ import json
 
 from pydantic import BaseModel
 
+from station.alert_messages import Alert
 from station.commands.exit_codes import ExitCode
 from station.judged_with import EvidenceRecord
 from station.manifest import Manifest
@@ -21,6 +22,7 @@ SCHEMAS: dict[str, type[BaseModel]] = {
     "gap": Gap,
     "risk": Risk,
     "alarm": Alarm,
+    "alert": Alert,
     "evidence": EvidenceRecord,
     "response": Response,
     **{f"request-{verb}": request for verb, request in REQUESTS.items()},
