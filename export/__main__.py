@@ -16,6 +16,8 @@ COMMANDS = {
     "evaluate": "score a bundle on a labelled folder, through the deployed path",
     "predict": "judge pictures with a bundle, one line each",
     "threshold": "choose a bundle's threshold anew, without training again",
+    "keygen": "make a pair of keys to sign bundles with",
+    "sign": "sign a bundle, so that stations which trust the key use it",
     "render": "write rendered circuit boards as a labelled folder",
     "render-process": "write logs of the simulated oven and press",
     "tune": "choose a bundle's threshold on frames of the simulated line",

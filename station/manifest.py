@@ -13,8 +13,9 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from station.bundle_file import GOLDEN, MANIFEST, MODEL, Part, check_members, parse_json, read_members
+from station.bundle_file import GOLDEN, MANIFEST, MODEL, Part, check_members, open_members, parse_json, read_file
 from station.messages import Box, ModelRef, Outcome
+from station.trust import ANYONE, Trust
 
 Task = Literal["detect", "classify", "anomaly"]
 
@@ -231,6 +232,7 @@ class Bundle:
         sha256: of the whole file, hexadecimal.
         origin: where it was read from, for messages.
         extra: any other member that the manifest names.
+        signed_by: id of a trusted key that signed it; None: nobody did, or no key is known to check with.
     """
 
     manifest: Manifest
@@ -239,6 +241,7 @@ class Bundle:
     sha256: str
     origin: str
     extra: Mapping[str, bytes] = field(default_factory=dict)
+    signed_by: str | None = None
 
     @property
     def ref(self) -> ModelRef:
@@ -246,19 +249,29 @@ class Bundle:
         return ModelRef(name=self.manifest.name, version=self.manifest.version, sha256=self.sha256)
 
 
-def read_bundle(path: Path) -> Bundle:
+def read_bundle(path: Path, trust: Trust = ANYONE) -> Bundle:
     """Read and check a bundle file.
 
     Raises:
-        BundleError: the file is missing, cut short, altered, too large, or its manifest does not hold.
+        BundleError: the file is missing, cut short, altered, too large, not trusted, or its manifest does not hold.
     """
-    members, sha256 = read_members(path)
-    manifest = parse_manifest(members.pop(MANIFEST, None), str(path))
+    return open_bundle(read_file(path), str(path), trust)
+
+
+def open_bundle(data: bytes, origin: str, trust: Trust = ANYONE) -> Bundle:
+    """Check the bytes of a bundle file.
+
+    Raises:
+        BundleError: as for `read_bundle`.
+    """
+    contents = open_members(data, origin, trust)
+    members = contents.members
+    manifest = parse_manifest(members.pop(MANIFEST, None), origin)
     pictures = {name for case in manifest.golden for name in (case.file, case.reference) if name is not None}
-    check_members(manifest.members, {MODEL} | pictures, members, str(path))
+    check_members(manifest.members, {MODEL} | pictures, members, origin)
     golden = {name: content for name, content in members.items() if name.startswith(GOLDEN)}
     extra = {name: content for name, content in members.items() if name != MODEL and name not in golden}
-    return Bundle(manifest, members[MODEL], golden, sha256, str(path), extra)
+    return Bundle(manifest, members[MODEL], golden, contents.sha256, origin, extra, contents.signed_by)
 
 
 def parse_manifest(text: bytes | None, origin: str) -> Manifest:

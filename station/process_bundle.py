@@ -17,9 +17,19 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
-from station.bundle_file import MANIFEST, MODEL, Part, check_members, parse_json, read_members
+from station.bundle_file import (
+    MANIFEST,
+    MODEL,
+    Contents,
+    Part,
+    check_members,
+    open_members,
+    parse_json,
+    read_file,
+)
 from station.errors import BundleError
 from station.messages import ModelRef
+from station.trust import ANYONE, Trust
 
 GOLDEN_READINGS = "golden/readings.npy"
 """float64 `[ticks, channels]` in the channels' units, NaN where a channel is bad."""
@@ -303,6 +313,7 @@ class ProcessBundle:
         risks: float64 `[ticks]` that it must give.
         sha256: of the whole file, hexadecimal.
         origin: where it was read from, for messages.
+        signed_by: id of a trusted key that signed it; None: nobody did, or no key is known to check with.
     """
 
     manifest: ProcessManifest
@@ -311,6 +322,7 @@ class ProcessBundle:
     risks: Floats
     sha256: str
     origin: str
+    signed_by: str | None = None
 
     @property
     def ref(self) -> ModelRef:
@@ -318,14 +330,23 @@ class ProcessBundle:
         return ModelRef(name=self.manifest.name, version=self.manifest.version, sha256=self.sha256)
 
 
-def read_process_bundle(path: Path) -> ProcessBundle:
+def read_process_bundle(path: Path, trust: Trust = ANYONE) -> ProcessBundle:
     """Read and check a process bundle.
 
     Raises:
-        BundleError: the file is missing, cut short, altered, too large, or its manifest does not hold.
+        BundleError: the file is missing, cut short, altered, too large, not trusted, or its manifest does not hold.
     """
-    origin = str(path)
-    members, sha256 = read_members(path)
+    return open_process_bundle(read_file(path), str(path), trust)
+
+
+def open_process_bundle(data: bytes, origin: str, trust: Trust = ANYONE) -> ProcessBundle:
+    """Check the bytes of a process bundle.
+
+    Raises:
+        BundleError: as for `read_process_bundle`.
+    """
+    contents = open_members(data, origin, trust)
+    members = contents.members
     manifest = parse_json(ProcessManifest, members.pop(MANIFEST, None), origin)
     needed = {GOLDEN_READINGS, GOLDEN_RISKS} | ({MODEL} if manifest.has_network else set())
     check_members(manifest.members, needed, members, origin)
@@ -340,7 +361,9 @@ def read_process_bundle(path: Path) -> ProcessBundle:
         )
     if not np.isfinite(risks).any():
         raise BundleError(f"bundle {origin}: the golden sequence is too short to give a risk")
-    return ProcessBundle(manifest, members.get(MODEL, b""), readings, risks, sha256, origin)
+    return ProcessBundle(
+        manifest, members.get(MODEL, b""), readings, risks, contents.sha256, origin, contents.signed_by
+    )
 
 
 def is_process_bundle(path: Path) -> bool:
@@ -349,9 +372,16 @@ def is_process_bundle(path: Path) -> bool:
     Raises:
         BundleError: the file is missing, cut short or too large.
     """
-    members, _ = read_members(path)
-    text = members.get(MANIFEST, b"")
-    return parse_json(_Task, text or None, str(path)).task in ("forecast", "warn")
+    return tells_process(open_members(read_file(path), str(path)), str(path))
+
+
+def tells_process(contents: Contents, origin: str) -> bool:
+    """Whether the manifest in a bundle file names a task of this module.
+
+    Raises:
+        BundleError: there is no manifest that names a task.
+    """
+    return parse_json(_Task, contents.members.get(MANIFEST), origin).task in ("forecast", "warn")
 
 
 class _Task(Part, extra="ignore"):

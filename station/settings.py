@@ -23,6 +23,7 @@ from station.messages import EvidenceClass, Name, Verb
 from station.process_settings import ProcessSettings
 from station.section import FilePath, Fraction, Section
 from station.sensor_settings import REPLAYED, MqttSensors, SensorSettings
+from station.trust_settings import TrustSettings
 
 ENVIRONMENT_PREFIX = "STATION_"
 SHIPPED_PROCESS_BUNDLE = Path(__file__).parent / "bundles" / "process.bundle"
@@ -290,6 +291,8 @@ class Settings(Section):
     """`[commands]`"""
     model: ModelSettings = ModelSettings()
     """`[model]`"""
+    trust: TrustSettings = TrustSettings()
+    """`[trust]`"""
     camera: Mapping[Name, CameraSettings] = Field(min_length=1)
     """`[camera.<name>]`, one table for each camera."""
     sensors: Mapping[Name, SensorSettings] = Field(default_factory=dict)
@@ -488,6 +491,7 @@ def _absolute(settings: Settings, folder: Path) -> Settings:
             "station": fix(settings.station, _PATH_KEYS["station"]),
             "broker": fix_broker(settings.broker),
             "model": fix(settings.model, _PATH_KEYS["model"]),
+            "trust": settings.trust.model_copy(update={"keys": tuple(folder / one for one in settings.trust.keys)}),
             "camera": {name: fix(camera, _PATH_KEYS["camera"]) for name, camera in settings.camera.items()},
             "sensors": {name: fix_source(source) for name, source in settings.sensors.items()},
             "process": {name: fix(group, _PATH_KEYS["process"]) for name, group in settings.process.items()},

@@ -18,6 +18,7 @@ from station.manifest import (
 )
 from station.messages import Pixels
 from station.settings import FolderCamera, ModelSettings, Region
+from station.trust import ANYONE
 
 pytestmark = [
     pytest.mark.training,
@@ -92,14 +93,14 @@ def test_a_camera_names_the_good_part(path: Path, tmp_path: Path) -> None:
     def camera(reference: Path | None = None, region: Region | None = None) -> FolderCamera:
         return FolderCamera(kind="folder", path=tmp_path, reference=reference, region=region)
 
-    assert load_bundle(camera(tmp_path / "good.png"), model).model.infer(pixels).candidates
+    assert load_bundle(camera(tmp_path / "good.png"), model, ANYONE).model.infer(pixels).candidates
     with pytest.raises(ModelError, match="name that one in the camera's `reference`"):
-        load_bundle(camera(), model)
+        load_bundle(camera(), model, ANYONE)
     with pytest.raises(ModelError, match=r"missing\.png: cannot be read"):
-        load_bundle(camera(tmp_path / "missing.png"), model)
+        load_bundle(camera(tmp_path / "missing.png"), model, ANYONE)
     with pytest.raises(ModelError, match=r"note\.png: is not a picture"):
-        load_bundle(camera(tmp_path / "note.png"), model)
+        load_bundle(camera(tmp_path / "note.png"), model, ANYONE)
     with pytest.raises(ModelError, match="96×96 px do not hold the camera's region"):
-        load_bundle(camera(tmp_path / "good.png", Region(x_px=90, y_px=0, width_px=20, height_px=20)), model)
+        load_bundle(camera(tmp_path / "good.png", Region(x_px=90, y_px=0, width_px=20, height_px=20)), model, ANYONE)
     with pytest.raises(ModelError, match="takes no reference"):
-        load_bundle(camera(tmp_path / "good.png"), ModelSettings())
+        load_bundle(camera(tmp_path / "good.png"), ModelSettings(), ANYONE)

@@ -10,6 +10,7 @@ from station.process_messages import Alarm, AlarmEvent, Readings
 from station.process_settings import ChannelSettings, ProcessSettings
 from station.settings import SHIPPED_PROCESS_BUNDLE
 from station.simulated_process import CHANNELS, DEFECTS_AFTER_S, SimulatedProcess
+from station.trust import ANYONE
 
 SETTINGS = ProcessSettings(
     bundle=SHIPPED_PROCESS_BUNDLE,
@@ -26,7 +27,7 @@ def observe(seed: int, seconds: float, drift_after_s: float | None = None) -> tu
         flood=FloodWatch(),
         clock=ToldClock(),
         live=False,
-        model=load_process_bundle(SHIPPED_PROCESS_BUNDLE),
+        model=load_process_bundle(SHIPPED_PROCESS_BUNDLE, ANYONE),
     )
     observer.window.connect("plc", [name for name, _ in CHANNELS])
     process = SimulatedProcess(seed, 10.0, drift_after_s)

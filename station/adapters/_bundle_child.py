@@ -1,21 +1,34 @@
-"""The process in which a bundle is tried out: ``python -m station.adapters._bundle_child PATH THREADS``.
+"""The process in which a bundle is tried out: ``python -m station.adapters._bundle_child ORIGIN THREADS < BUNDLE``.
 
 It ends with 0 when the bundle passes its golden set, and with 1 and one line on its output when it does not. Whatever
-else a model file does to the runtime happens here and not in the station.
+else a model file does to the runtime happens here and not in the station. It gets the very bytes that the station has
+let in and will load.
 """
 
+import os
 import sys
-from pathlib import Path
 
 from station.adapters.litert_model import load_model
+from station.adapters.litert_step import load_step_model
+from station.bundle_file import open_members
 from station.errors import ModelError
-from station.manifest import read_bundle
+from station.manifest import open_bundle
+from station.process_bundle import open_process_bundle, tells_process
+
+_NICENESS = 10
+"""The line's own work goes first."""
 
 
 def main() -> int:
     """Try the bundle."""
+    os.nice(_NICENESS)
+    origin, threads = sys.argv[1], int(sys.argv[2])
+    data = sys.stdin.buffer.read()
     try:
-        load_model(read_bundle(Path(sys.argv[1])), int(sys.argv[2]))
+        if tells_process(open_members(data, origin), origin):
+            load_step_model(open_process_bundle(data, origin))
+        else:
+            load_model(open_bundle(data, origin), threads)
     except ModelError as exc:
         print(exc)
         return 1

@@ -26,6 +26,7 @@ from station.alert_line import AlertLine
 from station.alert_messages import Alert
 from station.alerts import AlertBook
 from station.broker_settings import BrokerSettings
+from station.bundle_file import open_members, read_file
 from station.camera_line import CameraPart
 from station.commands.camera_factory import make_camera
 from station.commands.sensor_factory import StationBroker, make_sensors, need_extras
@@ -45,6 +46,7 @@ from station.process_line import READINGS, ProcessLines, ProcessPart, SensorsPar
 from station.recorder import Recorder
 from station.sensor_settings import REPLAYED
 from station.settings import CameraSettings, ModelSettings, Settings
+from station.trust import Trust
 
 logger = logging.getLogger(__name__)
 
@@ -79,13 +81,14 @@ def assembled(
         cpus: camera → processor that its inference thread is bound to.
 
     Raises:
-        ConfigurationError: the data folder cannot be written, a secret or certificate cannot be read, or a source of
-            readings needs a package that is not installed.
+        ConfigurationError: the data folder cannot be written, a secret, certificate or trusted key cannot be read, or a
+            source of readings needs a package that is not installed.
     """
     # The thread that judges gives the interpreter away during each inference; with Python's own 5 ms it would wait
     # up to that long to get it back from the thread that keeps the journal.
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     need_extras(settings.sensors.items())
+    trust = settings.trust.read()
     clock = SystemClock()
     faults = FaultBoard(clock)
     name = settings.station.name
@@ -145,8 +148,8 @@ def assembled(
                     clock,
                     resume_after=resume.get(camera),
                 ),
-                load=functools.partial(load_bundle, table, settings.model),
-                try_out=functools.partial(try_out, table.bundle or settings.model.bundle, settings.model.threads),
+                load=functools.partial(load_bundle, table, settings.model, trust),
+                try_out=functools.partial(_try_out, table, settings.model, trust),
                 cpu=(cpus or {}).get(camera),
                 silence_s=plan.read_deadline_s if plan.watch_reads else None,
                 waits=plan.waits,
@@ -170,7 +173,7 @@ def assembled(
             },
             groups={
                 group: ProcessPart(
-                    table, functools.partial(load_process_bundle, table.bundle) if table.bundle else None
+                    table, functools.partial(load_process_bundle, table.bundle, trust) if table.bundle else None
                 )
                 for group, table in settings.process.items()
             },
@@ -229,13 +232,13 @@ def open_journal(settings: Settings, clock: Clock) -> Iterator[SqliteJournal]:
         journal.__exit__(None, None, None)
 
 
-def load_bundle(camera: CameraSettings, model: ModelSettings) -> LoadedModel:
+def load_bundle(camera: CameraSettings, model: ModelSettings, trust: Trust) -> LoadedModel:
     """Read and check a camera's bundle, load it with the camera's reference picture, and replay its golden set.
 
     Raises:
         ModelError: it cannot be used, or the reference that it needs is missing.
     """
-    bundle = read_bundle(camera.bundle or model.bundle)
+    bundle = read_bundle(camera.bundle or model.bundle, trust)
     if bundle.manifest.compares and camera.reference is None:
         raise ModelError(
             f"bundle {bundle.origin}: compares each picture with one of a good part; name that one in the camera's "
@@ -282,13 +285,20 @@ def wanted_points(settings: Settings, source: str) -> Sequence[str]:
     )
 
 
-def load_process_bundle(path: Path) -> StepModel:
+def _try_out(camera: CameraSettings, model: ModelSettings, trust: Trust) -> None:
+    path = camera.bundle or model.bundle
+    data = read_file(path)
+    open_members(data, str(path), trust)
+    try_out(data, str(path), model.threads)
+
+
+def load_process_bundle(path: Path, trust: Trust) -> StepModel:
     """Read and check a process group's bundle, load it, and replay its golden sequence.
 
     Raises:
         ModelError: it cannot be used.
     """
-    return load_step_model(read_process_bundle(path))
+    return load_step_model(read_process_bundle(path, trust))
 
 
 @contextmanager

@@ -31,6 +31,7 @@ from station.process_messages import Readings, SourceEvent
 from station.process_settings import ProcessSettings
 from station.sensor_settings import ModbusRtuSensors, MqttSensors, SensorSettings
 from station.settings import CameraSettings, DeviceCamera, Settings
+from station.trust import Trust
 
 CAMERA_WITHIN_S = 10.0
 """How long a camera has for its first picture, beyond its own read deadline."""
@@ -104,23 +105,28 @@ def as_owner(folder: Path) -> Iterator[None]:
 
 
 def bundles(settings: Settings) -> Iterator[Finding]:
-    """Load each bundle, with the reference picture where a camera has one, and replay its golden set."""
+    """Load each bundle, with the reference picture where a camera has one, and replay its golden set.
+
+    Raises:
+        ConfigurationError: a trusted key cannot be read.
+    """
+    trust = settings.trust.read()
     seen = set()
     for camera in settings.camera.values():
         path = camera.bundle or settings.model.bundle
         if (path, camera.reference) not in seen:
             seen.add((path, camera.reference))
-            yield _look(f"bundle {path}", ExitCode.BUNDLE, functools.partial(_check_bundle, camera, settings))
+            yield _look(f"bundle {path}", ExitCode.BUNDLE, functools.partial(_check_bundle, camera, settings, trust))
     for group, process in settings.process.items():
         if process.bundle is not None:
-            yield _process_bundle(group, process, process.bundle)
+            yield _process_bundle(group, process, process.bundle, trust)
 
 
-def _process_bundle(group: str, settings: ProcessSettings, path: Path) -> Finding:
+def _process_bundle(group: str, settings: ProcessSettings, path: Path, trust: Trust) -> Finding:
     """Load a process group's bundle, replay its golden sequence, and see that the configuration fits it."""
     what = f"process {group}, bundle {path}"
     try:
-        model = load_process_bundle(path)
+        model = load_process_bundle(path, trust)
         channels = channels_of(group, settings, step_of(settings, model), model)
     except ModelError as exc:
         return Finding(what, str(exc), ExitCode.BUNDLE)
@@ -207,8 +213,8 @@ def _look(what: str, failure: ExitCode, check: Callable[[], str]) -> Finding:
         return Finding(what, str(exc), failure)
 
 
-def _check_bundle(camera: CameraSettings, settings: Settings) -> str:
-    ref = load_bundle(camera, settings.model).ref
+def _check_bundle(camera: CameraSettings, settings: Settings, trust: Trust) -> str:
+    ref = load_bundle(camera, settings.model, trust).ref
     return f"{ref.name} {ref.version}, golden set reproduced"
 
 
