@@ -2,8 +2,9 @@
 
 ``python numbered_camera.py RATE_FPS FOLDER LOG`` runs both as one process until its standard input closes, and prints
 the port of the first. That is a network camera (MJPEG over HTTP), which exposes at its rate whether anybody looks or
-not, from the first look on. The other drops the same pictures into FOLDER, one file each. LOG gets one line for each
-picture, written before it leaves: `live NUMBER SECONDS VIEWERS` or `file NUMBER SECONDS NAME`, in wall time.
+not, from the first look on. The other drops pictures into FOLDER, one file each, at the same rate as long as there is
+room for them: whoever judges them has to clear them away. LOG gets one line for each picture, written before it leaves:
+`live NUMBER SECONDS VIEWERS` or `file NUMBER SECONDS NAME`, in wall time.
 
 The number is written in blots of the kind that `tiny_detector` learns to find, one cell a bit, with check bits; so it
 can be read back from the defects of a verdict, which is what the station made of the picture.
@@ -30,6 +31,10 @@ CELL_PX = 32
 COLUMNS = 8
 BITS = 3 * COLUMNS
 CHECK_BITS = 6
+FILES = 2000
+"""The folder has room for about this many."""
+ROOM_EVERY = 50
+"""After so many pictures it is looked how many files are there."""
 MODULUS = 61
 """The largest prime below 2**CHECK_BITS: one wrong bit always shows, as 2**n is never a multiple of it."""
 
@@ -131,20 +136,37 @@ class _Camera:
     def run(self) -> None:
         self._looked_at.wait()
         begin_s = time.monotonic()
-        number = 0
+        number = files = 0
+        room = FILES
         while not self._stop.wait(max(0.0, begin_s + number / self._rate_fps - time.monotonic())):
             number += 1
-            jpeg = cv2.imencode(".jpg", stamped(number), [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
-            with self._lock:
-                self._log.write(f"live {number} {time.time():.6f} {len(self._viewers)}\n")
-                for viewer in self._viewers:
-                    viewer.put(jpeg)
-            name = f"{number:07}.jpg"
-            part = self._folder / f".{name}"
-            part.write_bytes(jpeg)
-            self._log.write(f"file {number} {time.time():.6f} {name}\n")
+            self._expose(number)
+            if number % ROOM_EVERY == 0:
+                room = FILES - sum(1 for _ in self._folder.iterdir())
+            if room > 0:
+                room -= 1
+                files += 1
+                self._drop(files)
             self._log.flush()
-            part.rename(self._folder / name)
+
+    def _expose(self, number: int) -> None:
+        jpeg = _jpeg(number)
+        with self._lock:
+            self._log.write(f"live {number} {time.time():.6f} {len(self._viewers)}\n")
+            for viewer in self._viewers:
+                viewer.put(jpeg)
+
+    def _drop(self, number: int) -> None:
+        name = f"{number:07}.jpg"
+        part = self._folder / f".{name}"
+        part.write_bytes(_jpeg(number))
+        self._log.write(f"file {number} {time.time():.6f} {name}\n")
+        self._log.flush()
+        part.rename(self._folder / name)
+
+
+def _jpeg(number: int) -> bytes:
+    return cv2.imencode(".jpg", stamped(number), [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -98,6 +98,18 @@ def test_subfolders_pattern_and_files_that_are_no_pictures(folder: Path) -> None
     assert sources(reader(folder, pattern="part1*.png")) == ["part1.png", "part10.png"]
 
 
+def test_by_default_everything_is_found_that_a_glob_finds(folder: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    for path in (folder / "b" / "c" / "x.PNG", folder / ".d" / "y.jpg", elsewhere / "z.png"):
+        put(path)
+    (folder / "b" / "link.png").symlink_to(elsewhere / "z.png")
+    (folder / "b" / "broken.png").symlink_to(elsewhere / "none.png")
+    (folder / "b" / "folder").symlink_to(elsewhere)
+    found = set(sources(reader(folder)))
+    assert found == set(sources(reader(folder, pattern="**/*.*")))
+    assert {"b/c/x.PNG", ".d/y.jpg", "b/link.png"} <= found
+
+
 def test_a_list_file_gives_the_order_and_may_repeat(folder: Path, tmp_path: Path) -> None:
     listing = tmp_path / "list.txt"
     listing.write_text("part9.png\n\npart1.png\r\nmissing.png\npart9.png\n")

@@ -3,9 +3,10 @@
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -18,6 +19,7 @@ from station.settings import FolderCamera
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm"})
 """Files that are taken for pictures; anything else (a copier's .tmp or .part) is passed over."""
+_SUFFIXES = tuple(SUFFIXES)
 
 SETTLE_S = 0.5
 """A file that is seen unchanged for this long is complete, if its own end mark says so, too. The clock of the machine
@@ -25,6 +27,8 @@ that wrote it plays no part: a share's server may be minutes off."""
 GIVE_UP_S = 5.0
 """A file that is seen unchanged for this long without its end mark is taken for damaged, not for unfinished."""
 POLL_S = 0.2
+EVERYTHING = "**/*"
+"""The default pattern."""
 _SCAN_SHARE = 0.1
 """Looking through a large folder takes at most this share of the time."""
 
@@ -40,8 +44,8 @@ class _Stamp:
     changed_ns: int = field(compare=False)
 
     @classmethod
-    def of(cls, path: Path) -> "_Stamp":
-        status = path.stat()
+    def of(cls, file: "Path | os.DirEntry[str]") -> "_Stamp":
+        status = file.stat()
         return cls(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
@@ -188,11 +192,12 @@ class FolderCameraReader:
     # watch
 
     def _watch(self) -> Iterator[str]:
-        done = self._done_before()
+        began_s = self._clock.monotonic_s()
+        present = self._present()
+        done = self._done_before(present)
         unsettled: dict[str, tuple[_Stamp, float]] = {}
+        first_look = True
         while True:
-            began_s = self._clock.monotonic_s()
-            present = self._stamps(self._scan())
             done = {name: stamp for name, stamp in done.items() if name in present}
             unsettled = {
                 name: unsettled[name] if name in unsettled and unsettled[name][0] == stamp else (stamp, began_s)
@@ -200,7 +205,7 @@ class FolderCameraReader:
                 if done.get(name) != stamp
             }
             found = False
-            for name in sorted(unsettled, key=lambda name: (present[name].changed_ns, natural_order(name))):
+            for name in _by_arrival(unsettled, present):
                 # The order of arrival is what a restart goes by, so a file that is not complete holds up later ones.
                 # One that is still written to is itself the latest.
                 stamp, since_s = unsettled[name]
@@ -211,8 +216,14 @@ class FolderCameraReader:
                 yield name
             if not found:
                 spent_s = self._clock.monotonic_s() - began_s
-                # After a long absence a large folder is full of pictures, and all they wait for is a second look.
-                self._wait(max(POLL_S, spent_s if unsettled else spent_s / _SCAN_SHARE))
+                if first_look:
+                    # After a long absence the folder is full of pictures, and all they wait for is a second look.
+                    self._wait(POLL_S)
+                else:
+                    self._wait(max(POLL_S, spent_s if unsettled else spent_s / _SCAN_SHARE))
+            first_look = False
+            began_s = self._clock.monotonic_s()
+            present = self._present()
 
     def _arrived(self, name: str, unchanged_s: float) -> bool:
         try:
@@ -221,11 +232,16 @@ class FolderCameraReader:
             # Removed, or not readable: the next look, or at last the reading, will tell.
             return unchanged_s >= GIVE_UP_S
 
-    def _done_before(self) -> dict[str, _Stamp]:
-        present = self._stamps(self._scan())
-        keys = {name: (stamp.changed_ns, natural_order(name)) for name, stamp in present.items()}
-        last = next((keys[name] for name in present if _source(name) == self._resume_after), None)
-        return {} if last is None else {name: present[name] for name, key in keys.items() if key <= last}
+    def _done_before(self, present: Mapping[str, _Stamp]) -> dict[str, _Stamp]:
+        last = next((name for name in present if _source(name) == self._resume_after), None)
+        if last is None:
+            return {}
+        last_ns, last_order = present[last].changed_ns, natural_order(last)
+        return {
+            name: stamp
+            for name, stamp in present.items()
+            if stamp.changed_ns < last_ns or (stamp.changed_ns == last_ns and natural_order(name) <= last_order)
+        }
 
     def _stamps(self, names: Iterable[str]) -> dict[str, _Stamp]:
         stamps = {}
@@ -236,18 +252,54 @@ class FolderCameraReader:
         return stamps
 
     def _scan(self) -> list[str]:
+        return [name for name, _ in self._files()]
+
+    def _present(self) -> dict[str, _Stamp]:
+        stamps = {}
+        for name, file in self._files():
+            with suppress(OSError):
+                stamps[name] = _Stamp.of(file)
+        return stamps
+
+    def _files(self) -> Iterator[tuple[str, "Path | os.DirEntry[str]"]]:
         folder = self._settings.path
         try:
-            # A glob passes over a folder that cannot be listed as if it were empty.
+            # Neither a glob nor a walk says anything of a folder that cannot be listed.
             with os.scandir(folder):
                 pass
-            return [
-                path.relative_to(folder).as_posix()
-                for path in folder.glob(self._settings.pattern)
-                if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
-            ]
+            if self._settings.pattern == EVERYTHING:
+                yield from _files_below(str(folder), "")
+                return
+            for path in folder.glob(self._settings.pattern):
+                if _is_picture(path.name) and path.is_file():
+                    yield path.relative_to(folder).as_posix(), path
         except OSError as exc:
             raise CameraError(f"{folder}: cannot be listed: {exc.strerror}") from exc
+
+
+def _by_arrival(names: Iterable[str], stamps: Mapping[str, _Stamp]) -> Iterator[str]:
+    def changed_ns(name: str) -> int:
+        return stamps[name].changed_ns
+
+    for _, together in groupby(sorted(names, key=changed_ns), key=changed_ns):
+        yield from sorted(together, key=natural_order)
+
+
+def _is_picture(name: str) -> bool:
+    return not name.startswith(".") and name.lower().endswith(_SUFFIXES)
+
+
+def _files_below(folder: str, prefix: str) -> Iterator[tuple[str, "os.DirEntry[str]"]]:
+    """What `EVERYTHING` matches, many times faster than a glob: a folder that was not emptied holds 100,000 files."""
+    try:
+        entries = list(os.scandir(folder))
+    except PermissionError:
+        return
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            yield from _files_below(entry.path, f"{prefix}{entry.name}/")
+        elif _is_picture(entry.name) and entry.is_file():
+            yield prefix + entry.name, entry
 
 
 def _source(name: str) -> str:
