@@ -113,6 +113,7 @@ _KINDS_OF_FAULTS = {
     "sensors": AlertKind.SENSORS,
     "channel": AlertKind.SENSORS,
     "evidence": AlertKind.EVIDENCE,
+    "part": AlertKind.SENSORS,
 }
 """First word of what a fault is called on the board → kind; any other is one of the station."""
 

@@ -7,7 +7,7 @@ counts and is on its way.
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -27,6 +27,7 @@ from station.messages import (
     SkipReason,
     Verdict,
 )
+from station.part_ids import PartIds
 from station.pipeline import Inspector, LoadedModel
 from station.ports import Clock, EvidenceStore, FrameSource, Publisher
 from station.progress import CameraProgress
@@ -48,6 +49,7 @@ class CameraPart:
         silence_s: a running camera that delivers nothing for this long is at fault; None: silence is no fault.
         try_out: loads the camera's bundle in another process, to see what it does; raises ModelError.
         waits: the source waits for whoever takes its frames and loses nothing, as a folder of files does.
+        part_ids: gives the verdicts their part ids; None: the parts have none.
     """
 
     settings: CameraSettings
@@ -57,6 +59,7 @@ class CameraPart:
     cpu: int | None = None
     silence_s: float | None = None
     waits: bool = False
+    part_ids: PartIds | None = None
 
 
 @dataclass(slots=True)
@@ -110,6 +113,7 @@ class CameraLine:
     ) -> None:
         self.name = name
         self.part = part
+        self._ids = part.part_ids
         self.control = CameraControl()
         self._station = station
         self._epoch = epoch
@@ -140,7 +144,7 @@ class CameraLine:
 
     @property
     def settled(self) -> int:
-        """Frames that have their verdict or were skipped."""
+        """Frames that were judged, though their verdicts may wait for their part ids, or skipped."""
         return self._settled
 
     def use(self, loaded: LoadedModel) -> None:
@@ -163,6 +167,7 @@ class CameraLine:
             epoch=self._epoch,
             last_sequence=last_sequence,
             queue_depth=depth,
+            part_ids=self._ids.health if self._ids is not None else None,
         )
 
     def latencies_ms(self) -> list[float]:
@@ -189,15 +194,22 @@ class CameraLine:
         """
         self._turns += 1
         self._follow_pause()
+        if self._ids is not None:
+            timeout_s = self._ids.wait_s(timeout_s)
+        item: Frame | CameraEvent | None = None
         if self._pause is not None and self.part.waits:
             rest(timeout_s)
-            return True
-        item = self.part.source.read(timeout_s)
+        else:
+            item = self.part.source.read(timeout_s)
         if isinstance(item, Frame):
             self._inspect(item)
         elif isinstance(item, CameraEvent):
             self._camera_changed(item)
-            return item.state is not CameraStateName.STOPPED
+            if item.state is CameraStateName.STOPPED:
+                self._hand_over(self._ids.rest() if self._ids is not None else ())
+                return False
+        if self._ids is not None:
+            self._hand_over(self._ids.ready(idle=item is None))
         return True
 
     def _inspect(self, frame: Frame) -> None:
@@ -214,11 +226,18 @@ class CameraLine:
                 with self._lock:
                     self._account.skipped(skipped)
                 self._settled += 1
+                if self._ids is not None:
+                    self._ids.passed_over(frame.capture)
                 return
             verdict = self._verdict_of(frame)
+            found = self._ids.look(frame.capture) if self._ids is not None else None
         finally:
             frame.release()
-        self._hand_over(verdict)
+        if self._ids is None:
+            self._hand_over([verdict])
+        else:
+            self._ids.take(verdict, frame.capture, found)
+        self._settled += 1
 
     def _verdict_of(self, frame: Frame) -> Verdict:
         """Judge a frame as the line is told to now, and keep its picture where one is wanted."""
@@ -232,14 +251,14 @@ class CameraLine:
             fulfil(orders, verdict)
         return verdict
 
-    def _hand_over(self, verdict: Verdict) -> None:
-        """Put a verdict on its way and into the account; nothing changes it any more."""
-        self._record(wire.outgoing(verdict))
-        with self._lock:
-            self._account.judged(verdict.outcome)
-            self._latencies_ms.append(verdict.latency_ms.total)
-        self._judged(verdict)
-        self._settled += 1
+    def _hand_over(self, verdicts: Sequence[Verdict]) -> None:
+        """Put verdicts on their way and into the account; nothing changes them any more."""
+        for verdict in verdicts:
+            self._record(wire.outgoing(verdict))
+            with self._lock:
+                self._account.judged(verdict.outcome)
+                self._latencies_ms.append(verdict.latency_ms.total)
+            self._judged(verdict)
 
     def _follow_pause(self) -> None:
         """Begin and end a pause; what went by in it is declared at its end."""

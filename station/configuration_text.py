@@ -124,4 +124,6 @@ rate_fps = 10.0
 # max_rate_fps = 50.0
 # transport_delay_s = 0.0      # a part travels so long from the process to the camera
 # threshold_in_alarm = 0.3     # where it is stricter, while a process group is in alarm
+# Where the parts' own numbers come from: counter, file_name, code, mqtt, modbus_tcp, modbus_rtu (README, "Part ids"):
+# part_id = {{ kind = "mqtt", topic = "line1/part", path = "id", time_path = "at", lead_s = 1.5, window_s = 0.1 }}
 """

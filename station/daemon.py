@@ -13,7 +13,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -197,6 +197,9 @@ class Station:
             now_s = self._clock.monotonic_s()
             self._report_progress(now_s)
             self._faults.set("journal", self._recorder.fault)
+            for line in self._lines.values():
+                if line.part.part_ids is not None:
+                    line.part.part_ids.keep()
             self._alerts.look()
             if now_s >= next_health_s:
                 self._publish_health()
@@ -276,7 +279,7 @@ class Station:
         if line.part.cpu is not None:
             os.sched_setaffinity(0, {line.part.cpu})
         finishing = False
-        with line.part.source:
+        with line.part.source, nullcontext() if line.part.part_ids is None else line.part.part_ids:
             running = True
             while running:
                 if self._stopping.is_set() and not finishing:

@@ -50,6 +50,19 @@ class Reason(StrEnum):
     MODEL_FAULT = "model_fault"
     CAMERA_FAULT = "camera_fault"
     UNSURE = "unsure"
+    PART_ID = "part_id"
+
+
+class PartIdState(StrEnum):
+    """How it stands with a frame's part id. Only `joined` and `doubled` have one."""
+
+    JOINED = "joined"
+    DOUBLED = "doubled"
+    MISSING = "missing"
+    AMBIGUOUS = "ambiguous"
+    UNREADABLE = "unreadable"
+    SOURCE_FAULT = "source_fault"
+    NOT_AWAITED = "not_awaited"
 
 
 class SkipReason(StrEnum):
@@ -294,13 +307,15 @@ class ModelRef(Message):
 
 
 class Latency(Message):
-    """Milliseconds that a frame spent on its way to the verdict; `total` is from the exposure to the verdict."""
+    """Milliseconds that a frame spent on its way to the verdict; `total` is from the exposure to the verdict, and
+    `part_id` what reading the part's id or waiting for it took of that."""
 
     queue: float
     quality: float
     preprocess: float
     inference: float
     judge: float
+    part_id: float = 0.0
     total: float
 
 
@@ -344,6 +359,7 @@ class Verdict(Message):
         epoch: new at each start of the station, growing.
         sequence: the frame's number within the epoch, from 1; gaps and order show by (epoch, sequence).
         part_id: the part's own number where one is known.
+        part_id_state: whether it is, and why not; None: this camera's parts have no ids.
         score: the largest score that counted, 0..1; None when nothing was judged.
         threshold: the threshold that score was compared with.
         source: file name, or the range of lines of a line-scan frame.
@@ -364,6 +380,7 @@ class Verdict(Message):
     epoch: int
     sequence: int = Field(ge=1)
     part_id: str | None = None
+    part_id_state: PartIdState | None = None
     outcome: Outcome
     reasons: tuple[Reason, ...] = ()
     defects: tuple[Defect, ...] = ()
@@ -449,14 +466,31 @@ class Account(Message):
         return self.captured == self.judged + sum(self.skipped.values()) + self.pending
 
 
+class PartIdHealth(Message):
+    """The part ids of one camera within `Health`, counted since the start.
+
+    Attributes:
+        states: verdicts by `part_id_state`.
+        waiting: verdicts that wait for their ids now.
+        late: ids that came when the verdict of their frame was on its way already; no frame got them.
+        unclaimed: ids whose window held no frame.
+    """
+
+    states: Mapping[PartIdState, int] = Field(default_factory=dict)
+    waiting: int = 0
+    late: int = 0
+    unclaimed: int = 0
+
+
 class CameraHealth(Message):
-    """One camera within `Health`."""
+    """One camera within `Health`; `part_ids` is None where its parts have no ids."""
 
     state: CameraStateName
     account: Account
     epoch: int
     last_sequence: int
     queue_depth: int
+    part_ids: PartIdHealth | None = None
 
 
 class JournalHealth(Message):

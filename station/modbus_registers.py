@@ -63,13 +63,22 @@ def decode(registers: Sequence[int], point: ModbusPoint) -> float:
     kind = point.effective_type
     if kind == "bit":
         return float(registers[0] >> (point.bit or 0) & 1)
+    return float(struct.unpack(_FORMS[kind], ordered_bytes(registers, point.order))[0])
+
+
+def ordered_bytes(registers: Sequence[int], order: str) -> bytes:
+    """The bytes of registers, the highest first.
+
+    Args:
+        registers: numbers of 16 bits, as they came.
+        order: ABCD, CDAB, BADC or DCBA, as in the settings.
+    """
     words = list(registers)
-    if point.order in ("CDAB", "DCBA"):
+    if order in ("CDAB", "DCBA"):
         words.reverse()
     # As they come, the bytes of each word stand highest first; "<H" swaps them.
-    swapped = point.order in ("BADC", "DCBA")
-    raw = struct.pack(f"{'<' if swapped else '>'}{len(words)}H", *words)
-    return float(struct.unpack(_FORMS[kind], raw)[0])
+    swapped = order in ("BADC", "DCBA")
+    return struct.pack(f"{'<' if swapped else '>'}{len(words)}H", *words)
 
 
 def plan(points: Mapping[str, ModbusPoint], *, unit_id: int, max_gap: int, max_registers: int) -> tuple[Block, ...]:

@@ -11,7 +11,8 @@ import numpy as np
 
 from station.errors import ModelError
 from station.messages import Capture, Pixels, Reason
-from station.settings import BaseCamera, Region
+from station.section import Region
+from station.settings import BaseCamera
 
 _QUARTER_TURNS = {90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_COUNTERCLOCKWISE}
 

@@ -23,6 +23,7 @@ from station.messages import (
     Selection,
     Verdict,
 )
+from station.part_id_messages import SeenId
 from station.process_messages import AlarmLimits, Mask, Moment, Readings, SourceEvent, StepRisk, Tick, Values
 
 
@@ -181,22 +182,36 @@ class ReadingsJournal(Protocol):
         """
 
 
-class ProcessStore(Protocol):
-    """Keeps what each process group remembers over a restart."""
+class StateStore(Protocol):
+    """Keeps what each of several things of one kind remembers over a restart."""
 
-    def load(self, group: str) -> bytes | None:
+    def load(self, name: str) -> bytes | None:
         """The newest state; None: there is none.
 
         Raises:
             StorageError: there is one, and it cannot be read.
         """
 
-    def save(self, group: str, state: bytes) -> None:
+    def save(self, name: str, state: bytes) -> None:
         """Replace the state; never half of it.
 
         Raises:
             StorageError: the former one is still there.
         """
+
+
+class PartIdSource(Resource, Protocol):
+    """Brings the ids of parts as they come; like `Sensors` it tries again by itself, and says when it is down."""
+
+    def read(self, timeout_s: float) -> SeenId | SourceEvent | None:
+        """Return the next id or event, oldest first; None when nothing came within about `timeout_s`."""
+
+
+class CodeReader(Protocol):
+    """Reads codes in pictures."""
+
+    def read(self, pixels: Pixels) -> Sequence[str]:
+        """The texts of all codes that can be read."""
 
 
 class Journal(Resource, Protocol):

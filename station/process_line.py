@@ -18,7 +18,7 @@ from station.errors import AlarmRefused, ConfigurationError, ModelError, Station
 from station.faults import FaultBoard
 from station.mailbox import Mailbox, Overflow
 from station.messages import Outgoing, ProcessHealth, ProcessStateName, SourceHealth, SourceStateName
-from station.ports import Clock, ProcessStore, Publisher, ReadingsJournal, Sensors, StepModel
+from station.ports import Clock, Publisher, ReadingsJournal, Sensors, StateStore, StepModel
 from station.process import Observation, Observer
 from station.process_history import ProcessHistory
 from station.process_messages import Alarm, AlarmEvent, Readings, SourceEvent
@@ -143,7 +143,7 @@ class ProcessLines:
         record: Callable[[Outgoing], object],
         publisher: Publisher,
         readings: ReadingsJournal | None,
-        store: ProcessStore,
+        store: StateStore,
         faults: FaultBoard,
         clock: Clock,
     ) -> None:

@@ -22,3 +22,16 @@ class Section(BaseModel):
     # Validators are built when they are first used: most tables are in no configuration, and a camera's process, which
     # is handed its settings, uses none of them. That is 1.4 MB for each process.
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True, defer_build=True)
+
+
+class Region(Section):
+    """A rectangle of the picture in pixels, after rotation."""
+
+    x_px: int = Field(ge=0)
+    """Left edge."""
+    y_px: int = Field(ge=0)
+    """Top edge."""
+    width_px: int = Field(ge=8)
+    """Width."""
+    height_px: int = Field(ge=8)
+    """Height."""

@@ -40,6 +40,12 @@ def _json_path(value: str) -> str:
     return value
 
 
+Topic = Annotated[str, AfterValidator(_topic)]
+"""One MQTT topic."""
+JsonPathText = Annotated[str, AfterValidator(_json_path)]
+"""Where something stands in a JSON message, see `station.json_path`."""
+
+
 class BaseSensors(Section):
     """Keys that every kind of source has."""
 
@@ -119,39 +125,27 @@ class ModbusPoint(Section):
         return self
 
 
-class BaseModbus(BaseSensors):
-    """Keys of both kinds of Modbus."""
+class ModbusPort(BaseSensors):
+    """Keys of whoever reads a Modbus device."""
 
     unit_id: int = Field(default=1, ge=0, le=255)
     """The device's number, 1 to 247; devices of their own on TCP often take 0 or 255 as well."""
-    poll_s: float = Field(default=1.0, ge=0.01, le=3600)
-    """The points are read this often, on a fixed schedule."""
     timeout_s: float = Field(default=1.0, ge=0.05, le=10)
     """A request that is not answered for this long has failed."""
-    max_gap: int = Field(default=8, ge=0, le=124)
-    """Unused registers that are read along, so that fewer requests are needed. 0 where a device refuses gaps."""
-    max_registers: int = Field(default=125, ge=4, le=125)
-    """Registers in one request, at most."""
-    points: Mapping[PointName, ModbusPoint] = Field(min_length=1)
-    """`[sensors.<name>.points.<point>]`, one table for each value."""
 
 
-class ModbusTcpSensors(BaseModbus):
-    """A Modbus device or gateway on the network. Needs the extra `modbus`."""
+class TcpPort(Section):
+    """A Modbus device or gateway on the network."""
 
-    kind: Literal["modbus_tcp"]
-    """Marks this kind."""
     host: str = Field(min_length=1)
     """Name or address of the device."""
     port: int = Field(default=502, ge=1, le=65_535)
     """TCP port."""
 
 
-class ModbusRtuSensors(BaseModbus):
-    """Modbus devices on a serial line. Needs the extra `modbus`."""
+class SerialPort(Section):
+    """A serial line with Modbus devices."""
 
-    kind: Literal["modbus_rtu"]
-    """Marks this kind."""
     device: str = Field(min_length=1)
     """The serial port, best a stable path such as /dev/serial/by-id/usb-…."""
     baud: int = Field(default=19_200, ge=300, le=4_000_000)
@@ -164,15 +158,42 @@ class ModbusRtuSensors(BaseModbus):
     """The adapter hears what it sends (some RS-485 adapters with two wires)."""
 
 
+class BaseModbus(ModbusPort):
+    """Keys of both kinds of Modbus."""
+
+    poll_s: float = Field(default=1.0, ge=0.01, le=3600)
+    """The points are read this often, on a fixed schedule."""
+    max_gap: int = Field(default=8, ge=0, le=124)
+    """Unused registers that are read along, so that fewer requests are needed. 0 where a device refuses gaps."""
+    max_registers: int = Field(default=125, ge=4, le=125)
+    """Registers in one request, at most."""
+    points: Mapping[PointName, ModbusPoint] = Field(min_length=1)
+    """`[sensors.<name>.points.<point>]`, one table for each value."""
+
+
+class ModbusTcpSensors(TcpPort, BaseModbus):
+    """A Modbus device or gateway on the network. Needs the extra `modbus`."""
+
+    kind: Literal["modbus_tcp"]
+    """Marks this kind."""
+
+
+class ModbusRtuSensors(SerialPort, BaseModbus):
+    """Modbus devices on a serial line. Needs the extra `modbus`."""
+
+    kind: Literal["modbus_rtu"]
+    """Marks this kind."""
+
+
 class MqttPoint(Section):
     """A value in the messages of a topic."""
 
-    topic: Annotated[str, AfterValidator(_topic)]
+    topic: Topic
     """The topic, without wildcards."""
-    path: Annotated[str, AfterValidator(_json_path)] | None = None
+    path: JsonPathText | None = None
     """Where the number stands in a JSON message: `press.temperature`, `values[0].v`, `["a key with.dots"]`. Without it
     the message is the number."""
-    time_path: Annotated[str, AfterValidator(_json_path)] | None = None
+    time_path: JsonPathText | None = None
     """Where the time stands, in ISO 8601 or counted since 1970; default: the time of arrival."""
 
     @model_validator(mode="after")

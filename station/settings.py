@@ -9,7 +9,7 @@ LoadCredential), ``password_file`` any other file.
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
@@ -20,8 +20,9 @@ from station.alert_settings import AlertSettings, AlertTables, CameraAlert
 from station.broker_settings import BrokerSettings
 from station.errors import ConfigurationError
 from station.messages import EvidenceClass, Name, Verb
+from station.part_id_settings import FileNamePartId, MqttPartId, PartIdSettings
 from station.process_settings import ProcessSettings
-from station.section import FilePath, Fraction, Section
+from station.section import FilePath, Fraction, Region, Section
 from station.sensor_settings import REPLAYED, MqttSensors, SensorSettings
 from station.trust_settings import TrustSettings
 
@@ -124,19 +125,6 @@ class ModelSettings(Section):
     """Overrides the bundle's own thresholds, chosen on a calibration set; each verdict shows the one used."""
 
 
-class Region(Section):
-    """A rectangle of the picture in pixels, after rotation."""
-
-    x_px: int = Field(ge=0)
-    """Left edge."""
-    y_px: int = Field(ge=0)
-    """Top edge."""
-    width_px: int = Field(ge=8)
-    """Width."""
-    height_px: int = Field(ge=8)
-    """Height."""
-
-
 class BaseCamera(Section):
     """Keys that every kind of camera has."""
 
@@ -170,6 +158,8 @@ class BaseCamera(Section):
     """How long a part travels from the process to the camera: a verdict carries the process state of that time ago."""
     threshold_in_alarm: float | None = Field(default=None, gt=0, lt=1)
     """Judge with this threshold, where it is stricter, while a process group is in alarm."""
+    part_id: PartIdSettings | None = None
+    """`[camera.<name>.part_id]`: where the ids of the parts come from; default: they have none."""
 
 
 class DeviceCamera(BaseCamera):
@@ -316,6 +306,13 @@ class Settings(Section):
         return self
 
     @model_validator(mode="after")
+    def _file_names_have_files(self) -> Self:
+        for name, camera in self.camera.items():
+            if isinstance(camera.part_id, FileNamePartId) and not isinstance(camera, FolderCamera):
+                raise ValueError(f"camera.{name}.part_id.kind = 'file_name': is for cameras of the kind folder")
+        return self
+
+    @model_validator(mode="after")
     def _channels_have_sources(self) -> Self:
         for group, process in self.process.items():
             for name, channel in process.channel.items():
@@ -419,6 +416,8 @@ def _explain(error: ValidationError, origin: str) -> list[str]:
         location = [str(level) for level in item["loc"]]
         if len(location) > 2 and location[0] in ("camera", "sensors", "alert"):  # noqa: PLR2004
             location = location[:2] + location[3:]
+        if location[2:3] == ["part_id"]:
+            location = location[:3] + location[4:]
         key = ".".join(location)
         found = item["input"]
         shown = "" if isinstance(found, Mapping) else f" = {found!r}"
@@ -443,7 +442,7 @@ def _allowed(item: Any) -> str:
         case "too_short" if item["loc"][0] == "process":
             return "at least one table [process.<group>.channel.<name>] is needed"
         case "union_tag_not_found":
-            return f"kind is missing; allowed: {', '.join(_kinds(str(item['loc'][0])))}"
+            return f"kind is missing; allowed: {', '.join(_kinds(item['loc']))}"
         case "union_tag_invalid":
             return f"kind = {item['ctx']['tag']!r} is not known; allowed: {item['ctx']['expected_tags']}"
         case _:
@@ -451,8 +450,10 @@ def _allowed(item: Any) -> str:
             return text.removeprefix("Value error, ")
 
 
-def _kinds(table: str) -> list[str]:
-    union = {"sensors": SensorSettings, "alert": AlertSettings}.get(table, CameraSettings)
+def _kinds(location: Sequence[int | str]) -> list[str]:
+    union = {"sensors": SensorSettings, "alert": AlertSettings}.get(str(location[0]), CameraSettings)
+    if location[-1] == "part_id":
+        union = PartIdSettings
     return [one for kind in get_args(get_args(union)[0]) for one in get_args(kind.model_fields["kind"].annotation)]
 
 
@@ -486,13 +487,20 @@ def _absolute(settings: Settings, folder: Path) -> Settings:
             return fixed.model_copy(update={"broker": fix_broker(fixed.broker)})
         return fixed
 
+    def fix_camera(camera: CameraSettings) -> CameraSettings:
+        fixed = fix(camera, _PATH_KEYS["camera"])
+        ids = fixed.part_id
+        if isinstance(ids, MqttPartId) and ids.broker is not None:
+            return fixed.model_copy(update={"part_id": ids.model_copy(update={"broker": fix_broker(ids.broker)})})
+        return fixed
+
     return settings.model_copy(
         update={
             "station": fix(settings.station, _PATH_KEYS["station"]),
             "broker": fix_broker(settings.broker),
             "model": fix(settings.model, _PATH_KEYS["model"]),
             "trust": settings.trust.model_copy(update={"keys": tuple(folder / one for one in settings.trust.keys)}),
-            "camera": {name: fix(camera, _PATH_KEYS["camera"]) for name, camera in settings.camera.items()},
+            "camera": {name: fix_camera(camera) for name, camera in settings.camera.items()},
             "sensors": {name: fix_source(source) for name, source in settings.sensors.items()},
             "process": {name: fix(group, _PATH_KEYS["process"]) for name, group in settings.process.items()},
         }

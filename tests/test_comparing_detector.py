@@ -17,7 +17,8 @@ from station.manifest import (
     read_bundle,
 )
 from station.messages import Pixels
-from station.settings import FolderCamera, ModelSettings, Region
+from station.section import Region
+from station.settings import FolderCamera, ModelSettings
 from station.trust import ANYONE
 
 pytestmark = [

@@ -12,7 +12,8 @@ from pydantic import BaseModel
 from station import wire
 from station.alert_messages import AlertKind
 from station.alert_settings import AlertSettings
-from station.messages import Reason, SkipReason, Verb
+from station.messages import PartIdState, Reason, SkipReason, Verb
+from station.part_id_settings import BasePartId, PartIdSettings
 from station.process_settings import AlarmSettings, ChannelSettings, ProcessSettings
 from station.requests import REQUESTS
 from station.section import Section
@@ -111,6 +112,31 @@ def test_the_readme_explains_each_command_with_its_keys(verb: Verb) -> None:
     (line,) = (one for one in README.splitlines() if one.startswith("|") and f"`{verb}`" in one.split("|")[1])
     for key in REQUESTS[verb].model_fields:
         assert key in ("transaction", "valid_until") or f"`{key}`" in line, key
+
+
+PART_IDS: tuple[type[BasePartId], ...] = get_args(get_args(PartIdSettings)[0])
+
+
+@pytest.mark.parametrize("kind", PART_IDS)
+def test_the_readme_explains_each_key_of_part_ids(kind: type[BasePartId]) -> None:
+    for name in keys(kind):
+        known = name.partition(".")[0] in ("region", "broker") or name in {**BaseSensors.model_fields, "kind": None}
+        assert known or f"`{name}`" in README, name
+    assert f"`{get_args(kind.model_fields['kind'].annotation)[0]}`" in README
+
+
+@pytest.mark.parametrize("state", PartIdState)
+def test_the_readme_explains_each_state_of_a_part_id(state: PartIdState) -> None:
+    assert f"| `{state}` |" in README
+
+
+def test_the_examples_of_part_ids_are_valid() -> None:
+    examples = re.findall(r"```toml\n(.*?)```", README.partition("### Part ids")[2].partition("\n### ")[0], re.DOTALL)
+    assert len(examples) == 4
+    for example in examples:
+        lines = "".join(f'[camera.line{number}]\nkind = "simulated"\n' for number in (1, 2, 3))
+        document = tomllib.loads((lines if "[camera.line4]" not in example else "") + example)
+        assert any(camera.part_id for camera in from_document(document, "README.md", Path("/"), {}).camera.values())
 
 
 SENSOR_EXAMPLES = re.findall(

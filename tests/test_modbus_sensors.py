@@ -16,7 +16,7 @@ from modbus_server import BUSY, PRESSURE, SILENT, TEMPERATURE, ModbusServer, Ser
 from pydantic import ValidationError
 from sensor_helpers import CLOCK, Heard, listen, next_row, until_state
 
-from station.adapters._sensor_source import next_due
+from station.adapters._live_source import next_due
 from station.adapters.embedded_broker import free_port
 from station.adapters.modbus_sensors import ModbusSource
 from station.messages import SourceStateName

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from station.messages import Capture, Pixels, Reason
 from station.picture import View, apply, decode
-from station.settings import FolderCamera, Region
+from station.section import Region
+from station.settings import FolderCamera
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 GREY = np.arange(20 * 30, dtype=np.uint16).reshape(20, 30).astype(np.uint8)

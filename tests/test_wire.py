@@ -46,6 +46,7 @@ def test_a_verdict_on_the_wire_looks_like_this() -> None:
         "epoch": 1,
         "sequence": 7,
         "part_id": None,
+        "part_id_state": None,
         "outcome": "ng",
         "reasons": ["defect"],
         "defects": [
@@ -70,6 +71,7 @@ def test_a_verdict_on_the_wire_looks_like_this() -> None:
             "preprocess": 0.3,
             "inference": 7.2,
             "judge": 0.1,
+            "part_id": 0.0,
             "total": 8.1,
         },
         "late": False,

@@ -116,6 +116,13 @@ class Verification:
     fault: str | None
 
 
+_OF_PART = (
+    "CASE WHEN kind = 'verdict' AND json_valid(CAST(payload AS TEXT)) "
+    "THEN json_extract(CAST(payload AS TEXT), '$.part_id') END = ?"
+)
+"""The part's id stands in the message only; a damaged one has none."""
+
+
 @dataclass(frozen=True, slots=True)
 class Filter:
     """Which rows to export; None: all.
@@ -124,6 +131,7 @@ class Filter:
         camera, epoch, outcome: only those of.
         first_sequence, last_sequence: both ends included.
         since_s, until_s: wall times of the commit, seconds since 1970, both ends included.
+        part_id: only verdicts of this part.
     """
 
     camera: str | None = None
@@ -133,6 +141,7 @@ class Filter:
     since_s: float | None = None
     until_s: float | None = None
     outcome: str | None = None
+    part_id: str | None = None
 
     def condition(self) -> tuple[str, list[object]]:
         """As SQL, with its values."""
@@ -144,6 +153,7 @@ class Filter:
             ("committed_at >= ?", self.since_s),
             ("committed_at <= ?", self.until_s),
             ("outcome = ?", self.outcome),
+            (_OF_PART, self.part_id),
         )
         given = [(text, value) for text, value in wanted if value is not None]
         return " AND ".join(("1", *(text for text, _ in given))), [value for _, value in given]

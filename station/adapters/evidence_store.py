@@ -28,7 +28,7 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -192,10 +192,12 @@ class EvidenceStore:
     def committed(self, messages: Sequence[Outgoing]) -> None:
         """These messages are in the journal, or on their way without it: their pictures may be written."""
         with self._lock:
-            pictures = [self._waiting.pop(one.id) for one in messages if one.id in self._waiting]
-        for picture in pictures:
+            pictures = [(self._waiting.pop(one.id), one.payload) for one in messages if one.id in self._waiting]
+        for picture, payload in pictures:
+            # The part's id may have come after the picture was taken.
+            record = picture.record.model_copy(update={"verdict": decode(Verdict, payload)})
             # There is always room: no more pictures are held than the queue takes.
-            self._queue.put(picture)
+            self._queue.put(replace(picture, record=record))
 
     def step(self, timeout_s: float) -> None:
         """Write one picture, or wait up to `timeout_s` for one; look after bounds and faults when that is due."""

@@ -1,19 +1,17 @@
 """Readings that others publish on MQTT topics, as plain numbers or within JSON."""
 
-import functools
-import json
 import math
 from collections.abc import Callable
 
 from station.adapters._mqtt_client import MqttClient
 from station.adapters._sensor_source import SensorSource
 from station.broker_settings import BrokerSettings
-from station.json_path import JsonPath, find, number, parse_json_path
+from station.json_message import document_of, time_at_s, value_at
+from station.json_path import number
 from station.messages import Incoming, Link
 from station.ports import Clock
 from station.process_messages import ChannelQuality
-from station.sensor_log import instant_s
-from station.sensor_settings import MqttPoint, MqttSensors
+from station.sensor_settings import MqttSensors
 
 _ABSENT, _GOOD = ChannelQuality.ABSENT, ChannelQuality.GOOD
 
@@ -97,7 +95,9 @@ class MqttSource(SensorSource):
         if points is None:
             return
         text = message.payload.decode("utf-8", "replace").strip()
-        document = _parsed(text) if any(self._settings.points[point].path for point in points) else None
+        document, not_json = (
+            _parsed(text) if any(self._settings.points[point].path for point in points) else (None, None)
+        )
         rows: dict[float | None, dict[str, float]] = {}
         bad: dict[str, str] = {}
         for point in points:
@@ -105,11 +105,11 @@ class MqttSource(SensorSource):
             try:
                 if table.path is None:
                     value = _plain(text)
-                elif isinstance(document, _NotJson):
-                    raise LookupError(f"the message is not JSON: {text[:40]!r}")
+                elif not_json is not None:
+                    raise LookupError(not_json)
                 else:
                     value = _value(document, table.path)
-                at_s = None if table.time_path is None else _time_s(document, table)
+                at_s = None if table.time_path is None else time_at_s(document, table.time_path)
             except LookupError as exc:
                 bad[point] = str(exc)
                 continue
@@ -133,15 +133,12 @@ class MqttSource(SensorSource):
         )
 
 
-class _NotJson:
-    """Stands for a message that is no JSON document."""
-
-
-def _parsed(text: str) -> object:
+def _parsed(text: str) -> tuple[object, str | None]:
+    """The document, or why there is none."""
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return _NotJson()
+        return document_of(text), None
+    except LookupError as exc:
+        return None, str(exc)
 
 
 def _plain(text: str) -> float:
@@ -156,31 +153,15 @@ def _plain(text: str) -> float:
     return value
 
 
-@functools.cache
-def _path(text: str) -> JsonPath:
-    return parse_json_path(text)
-
-
 def _value(document: object, path: str) -> float:
+    found = value_at(document, path)
     try:
-        value = number(find(document, _path(path)))
+        value = number(found)
     except LookupError as exc:
         raise LookupError(f"{path}: {exc}") from None
     if not math.isfinite(value):
         raise LookupError(f"{path} is {value}")
     return value
-
-
-def _time_s(document: object, table: MqttPoint) -> float:
-    assert table.time_path is not None
-    try:
-        stamp = find(document, _path(table.time_path))
-    except LookupError as exc:
-        raise LookupError(f"{table.time_path}: {exc}") from None
-    at_s = instant_s(stamp) if isinstance(stamp, (str, int, float)) and not isinstance(stamp, bool) else None
-    if at_s is None:
-        raise LookupError(f"{table.time_path} is {str(stamp)[:40]!r}, which is no time")
-    return at_s
 
 
 def _nothing() -> None:

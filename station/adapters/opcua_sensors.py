@@ -29,7 +29,8 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
-from station.adapters._sensor_source import SensorSource, next_due
+from station.adapters._live_source import next_due
+from station.adapters._sensor_source import SensorSource
 from station.errors import SensorError
 from station.ports import Clock
 from station.process_messages import ChannelQuality

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 
 from station import __version__, wire
@@ -17,9 +18,9 @@ from station.adapters.evidence_store import EvidenceStore
 from station.adapters.litert_model import load_model, machine
 from station.adapters.litert_step import load_step_model
 from station.adapters.mqtt_publisher import MqttPublisher
-from station.adapters.process_files import ProcessFiles
 from station.adapters.sqlite_journal import SqliteJournal
 from station.adapters.sqlite_readings import SqliteReadings
+from station.adapters.state_files import StateFiles
 from station.adapters.system_clock import SystemClock
 from station.adapters.systemd_notify import SystemdNotify
 from station.alert_line import AlertLine
@@ -29,6 +30,7 @@ from station.broker_settings import BrokerSettings
 from station.bundle_file import open_members, read_file
 from station.camera_line import CameraPart
 from station.commands.camera_factory import make_camera
+from station.commands.part_id_factory import make_part_ids, need_part_id_extras
 from station.commands.sensor_factory import StationBroker, make_sensors, need_extras
 from station.daemon import BROKER, CommandPart, Station
 from station.errors import ConfigurationError, ModelError, ProtocolError, StorageError
@@ -67,6 +69,8 @@ LEFT_TO_JOURNAL_BYTES = 16_000_000
 would not be durable any more. It is what the write-ahead log of a large journal may take."""
 EVIDENCE_LOOKED_AT = 1000
 """Newest verdicts of former runs whose pictures are looked for at the start."""
+PART_IDS_LOOKED_AT = 10_000
+"""Newest verdicts of former runs whose part ids count for what is doubled."""
 
 
 @contextmanager
@@ -89,6 +93,7 @@ def assembled(
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     need_extras(settings.sensors.items())
     trust = settings.trust.read()
+    need_part_id_extras(settings.camera)
     clock = SystemClock()
     faults = FaultBoard(clock)
     name = settings.station.name
@@ -138,6 +143,8 @@ def assembled(
             replay_rate_hz=settings.commands.replay_rate_hz,
             on_kept=evidence.committed if evidence else lambda _: None,
         )
+        own_broker = StationBroker(settings.broker, host, port, client_id, held_back)
+        used_ids = _used_ids(settings, journal)
         cameras = {
             camera: CameraPart(
                 settings=table,
@@ -153,11 +160,19 @@ def assembled(
                 cpu=(cpus or {}).get(camera),
                 silence_s=plan.read_deadline_s if plan.watch_reads else None,
                 waits=plan.waits,
+                part_ids=make_part_ids(
+                    camera,
+                    table,
+                    own_broker,
+                    fault=functools.partial(faults.set, f"part ids {camera}"),
+                    store=StateFiles(settings.station.data_dir / "part-ids", "part ids of camera"),
+                    used=used_ids.get(camera, ()),
+                    environment=environment,
+                ),
             )
             for camera, table, plan in ((name, table, plan_for(table)) for name, table in settings.camera.items())
         }
         commands = CommandPart(requests, journal, local)
-        own_broker = StationBroker(settings.broker, host, port, client_id, held_back)
         history = ProcessHistory(max(camera.transport_delay_s for camera in settings.camera.values()))
         process = ProcessLines(
             station=name,
@@ -181,7 +196,7 @@ def assembled(
             record=outbox.put,
             publisher=publisher,
             readings=readings,
-            store=ProcessFiles(settings.station.data_dir / "process"),
+            store=StateFiles(settings.station.data_dir / "process", "process"),
             faults=faults,
             clock=clock,
         )
@@ -365,6 +380,22 @@ def _last_sources(journal: Journal) -> dict[str, str]:
     return {
         verdict.camera: verdict.source for verdict in _readable(journal.last_verdicts()) if verdict.source is not None
     }
+
+
+def _used_ids(settings: Settings, journal: Journal) -> dict[str, list[tuple[str, datetime]]]:
+    """Camera → the part ids of its newest verdicts with the times of their frames, oldest first."""
+    used: dict[str, list[tuple[str, datetime]]] = {}
+    if all(camera.part_id is None for camera in settings.camera.values()):
+        return used
+    try:
+        rows = journal.latest(PART_IDS_LOOKED_AT)
+    except StorageError as exc:
+        logger.warning("%s; part ids of former runs that come again are not known as doubled", exc)
+        return used
+    for verdict in _readable(rows):
+        if verdict.part_id is not None:
+            used.setdefault(verdict.camera, []).append((verdict.part_id, verdict.captured_at))
+    return used
 
 
 def _promised(journal: Journal) -> list[Verdict]:

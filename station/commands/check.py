@@ -8,6 +8,7 @@ from pathlib import Path
 from station.commands import looks
 from station.commands.exit_codes import ExitCode
 from station.commands.looks import Finding, report
+from station.commands.part_id_factory import need_part_id_extras
 from station.commands.sensor_factory import need_extras
 from station.settings import blamed_on, load
 
@@ -34,6 +35,7 @@ def _findings(path: Path, *, offline: bool) -> Iterator[Finding]:
     yield Finding(f"configuration {path}")
     with blamed_on(path):
         need_extras(settings.sensors.items())
+        need_part_id_extras(settings.camera)
         folder, running = looks.data_folder(settings)
     yield folder
     yield from looks.bundles(settings)
@@ -41,3 +43,4 @@ def _findings(path: Path, *, offline: bool) -> Iterator[Finding]:
         yield from looks.cameras(settings, running=running)
         yield looks.broker(settings, running=running)
         yield from looks.sensors(settings, running=running)
+        yield from looks.part_ids(settings, running=running)

@@ -27,7 +27,17 @@ TELL_EVERY_S = 0.5
 """How often the number of exported rows is told."""
 _HEAD = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
-_FROM_VERDICT = ("part_id", "score", "threshold", "captured_at", "source", "late", "durable", "evidence")
+_FROM_VERDICT = (
+    "part_id",
+    "part_id_state",
+    "score",
+    "threshold",
+    "captured_at",
+    "source",
+    "late",
+    "durable",
+    "evidence",
+)
 _FROM_GAP = ("what", "count", "began", "ended", "why")
 COLUMNS = (
     "row",
@@ -76,6 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     action.add_argument("--since", type=_time, metavar="TIME", help="stored then or later: 2026-11-22T06:00:00Z")
     action.add_argument("--until", type=_time, metavar="TIME", help="stored then or earlier")
     action.add_argument("--outcome", choices=[one.value for one in Outcome], help="verdicts of this outcome only")
+    action.add_argument("--part", metavar="ID", help="verdicts of the part with this id only")
 
     action = actions.add_parser("repair", parents=[shared], help="set a damaged journal aside and save what can be")
     action.add_argument("--name", type=_name, help="the station's name, where no configuration tells it")
@@ -143,6 +154,7 @@ def _export(options: argparse.Namespace, path: Path) -> ExitCode:
         since_s=options.since,
         until_s=options.until,
         outcome=options.outcome,
+        part_id=options.part,
     )
     write = _as_csv if options.format == "csv" else _as_lines
     rows = _told(export(path, chosen))

@@ -15,6 +15,7 @@ from station.adapters.system_clock import SystemClock
 from station.commands.assembly import load_bundle, load_process_bundle, open_journal, wanted_points
 from station.commands.camera_factory import make_camera
 from station.commands.exit_codes import ExitCode
+from station.commands.part_id_factory import make_part_id_source
 from station.commands.sensor_factory import StationBroker, make_sensors
 from station.errors import (
     CameraError,
@@ -26,6 +27,8 @@ from station.errors import (
     SensorError,
 )
 from station.messages import CameraEvent, CameraStateName, Frame, Reason, SourceStateName
+from station.part_id_messages import SeenId
+from station.part_id_settings import JoinedPartId, ModbusRtuPartId, MqttPartId, PartIdSettings
 from station.process import channels_of, step_of
 from station.process_messages import Readings, SourceEvent
 from station.process_settings import ProcessSettings
@@ -167,21 +170,63 @@ def sensors(settings: Settings, *, running: bool) -> Iterator[Finding]:
             yield _look(what, ExitCode.SENSORS, functools.partial(_check_source, name, source, settings))
 
 
+def part_ids(settings: Settings, *, running: bool) -> Iterator[Finding]:
+    """Reach each source that part ids come from; `running`: a station holds the serial ports and an embedded broker."""
+    for name, camera in settings.camera.items():
+        what, wanted = f"part ids of camera {name}", camera.part_id
+        if not isinstance(wanted, JoinedPartId):
+            continue
+        of_station = isinstance(wanted, MqttPartId) and wanted.broker is None and settings.broker.embedded
+        if running and (of_station or isinstance(wanted, ModbusRtuPartId)):
+            yield Finding(what, "held by the running station, whose topic `status` tells how they do")
+        elif of_station:
+            yield Finding(what, "come through the embedded broker, which runs only within the station", advice=True)
+        else:
+            yield _look(what, ExitCode.SENSORS, functools.partial(_check_part_ids, name, wanted, settings))
+
+
+def _check_part_ids(name: str, wanted: PartIdSettings, settings: Settings) -> str:
+    """Wait until the source of a camera's part ids is reached.
+
+    Raises:
+        SensorError: it was not within `SENSORS_WITHIN_S`.
+    """
+    source = make_part_id_source(name, wanted, _broker_to_look_at(settings))
+    assert source is not None
+    clock = SystemClock()
+    with source:
+        until_s = clock.monotonic_s() + SENSORS_WITHIN_S
+        while clock.monotonic_s() < until_s:
+            match source.read(0.2):
+                case SeenId() as seen:
+                    return f"{seen.text}" if seen.text is not None else f"something that is no id: {seen.reason}"
+                case SourceEvent(state=SourceStateName.DOWN) as event:
+                    raise SensorError(event.reason or "delivers nothing")
+                case SourceEvent(state=SourceStateName.RUNNING):
+                    return "reached, waits for ids"
+                case _:
+                    continue
+    raise SensorError(f"no answer within {SENSORS_WITHIN_S:g} s")
+
+
+def _broker_to_look_at(settings: Settings) -> StationBroker:
+    return StationBroker(
+        settings.broker,
+        settings.broker.host,
+        settings.broker.effective_port,
+        f"inspection-{settings.station.name}-check",
+    )
+
+
 def _check_source(name: str, source: SensorSettings, settings: Settings) -> str:
     """Wait for one row.
 
     Raises:
         SensorError: none came within `SENSORS_WITHIN_S`, the source says that it is down, or points are bad.
     """
-    broker = StationBroker(
-        settings.broker,
-        settings.broker.host,
-        settings.broker.effective_port,
-        f"inspection-{settings.station.name}-check",
-    )
     clock = SystemClock()
     connected = False
-    with make_sensors(name, source, wanted_points(settings, name), broker) as sensors:
+    with make_sensors(name, source, wanted_points(settings, name), _broker_to_look_at(settings)) as sensors:
         until_s = clock.monotonic_s() + SENSORS_WITHIN_S
         while clock.monotonic_s() < until_s:
             match sensors.read(0.2):

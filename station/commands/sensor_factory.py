@@ -129,11 +129,20 @@ def _mqtt(name: str, settings: MqttSensors, station: StationBroker, environment:
 def _optional(name: str, settings: SensorSettings) -> Any:
     """The adapter of a protocol whose library is installed only where it is needed."""
     module, extra = _EXTRAS[settings.kind]
+    return optional_adapter(module, extra, f"sensors.{name}.kind = {settings.kind!r}")
+
+
+def optional_adapter(module: str, extra: str, needed_for: str) -> Any:
+    """Return the module of an adapter that needs an extra.
+
+    Raises:
+        ConfigurationError: the extra is not installed.
+    """
     try:
         return importlib.import_module(f"station.adapters.{module}")
     except ModuleNotFoundError as exc:
         package = (exc.name or "").partition(".")[0]
         raise ConfigurationError(
-            f"sensors.{name}.kind = {settings.kind!r} needs the package {package}, which is not installed; "
+            f"{needed_for} needs the package {package}, which is not installed; "
             f"install the extra: pip install 'inspection-station[{extra}]'"
         ) from exc

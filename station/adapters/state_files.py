@@ -1,4 +1,4 @@
-"""What the process groups remember over a restart: one small file each, replaced whole."""
+"""What process groups and part counters remember over a restart: one small file each, replaced whole."""
 
 import os
 from pathlib import Path
@@ -6,36 +6,38 @@ from pathlib import Path
 from station.errors import StorageError
 
 
-class ProcessFiles:
-    """Keeps one state a group below a folder.
+class StateFiles:
+    """Keeps one state a name below a folder.
 
     Args:
         folder: made when something is saved.
+        of: what the names are names of, for error texts.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, of: str) -> None:
         self._folder = folder
+        self._of = of
 
-    def load(self, group: str) -> bytes | None:
+    def load(self, name: str) -> bytes | None:
         """The newest state; None: there is none.
 
         Raises:
             StorageError: there is one, and it cannot be read.
         """
         try:
-            return self._path(group).read_bytes()
+            return self._path(name).read_bytes()
         except FileNotFoundError:
             return None
         except OSError as exc:
-            raise StorageError(f"process {group}: {self._path(group)} cannot be read: {exc.strerror}") from exc
+            raise StorageError(f"{self._of} {name}: {self._path(name)} cannot be read: {exc.strerror}") from exc
 
-    def save(self, group: str, state: bytes) -> None:
+    def save(self, name: str, state: bytes) -> None:
         """Replace the state; it is on the disk when this returns, and never half of it.
 
         Raises:
             StorageError: the former one is still there.
         """
-        path = self._path(group)
+        path = self._path(name)
         new = path.with_suffix(".new")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -45,7 +47,7 @@ class ProcessFiles:
                 os.fsync(file.fileno())
             new.replace(path)
         except OSError as exc:
-            raise StorageError(f"process {group}: {path} cannot be written: {exc.strerror}") from exc
+            raise StorageError(f"{self._of} {name}: {path} cannot be written: {exc.strerror}") from exc
 
-    def _path(self, group: str) -> Path:
-        return self._folder / f"{group}.state"
+    def _path(self, name: str) -> Path:
+        return self._folder / f"{name}.state"
