@@ -73,18 +73,24 @@ def check_digit(number: int) -> int:
     return -weighted % 10
 
 
-def part(code: Pixels, sight: Sight, chance: np.random.Generator, *more: Pixels) -> Pixels:
-    """A part with its code, 640 × 640 grey, as a camera sees it; `more` codes stand beside the first."""
+def part(code: Pixels, sight: Sight, chance: np.random.Generator, *more: Pixels) -> tuple[Pixels, tuple[float, float]]:
+    """A part with its code, 640 × 640 grey, as a camera sees it, and where the code's middle is, (x, y) in pixels.
+
+    `more` codes stand below the first.
+    """
     pixels = np.full((SIDE_PX, SIDE_PX), 150.0, np.float32)
     cv2.rectangle(pixels, (90, 60), (560, 600), 120.0, cv2.FILLED)
     for _ in range(12):
         centre = tuple(int(value) for value in chance.integers(60, 580, 2))
         cv2.circle(pixels, centre, int(chance.integers(4, 14)), float(chance.integers(60, 220)), cv2.FILLED)
+    middle = np.zeros(3)
     for place, one in enumerate((code, *more)):
         height, width = one.shape
         top, left = (int(value) for value in chance.integers((150, 150), (340 - height // 2, 480 - width)))
         top += place * 220
         pixels[top : top + height, left : left + width] = one
+        if place == 0:
+            middle = np.array((left + width / 2, top + height / 2, 1.0))
         if sight.dirt and place == 0:
             spot = max(1, int(sight.dirt * min(height, width) / 2))
             at = (left + int(chance.integers(width)), top + int(chance.integers(height)))
@@ -94,7 +100,8 @@ def part(code: Pixels, sight: Sight, chance: np.random.Generator, *more: Pixels)
     if sight.blur_px:
         pixels = np.asarray(cv2.GaussianBlur(pixels, (0, 0), sight.blur_px), np.float32)
     seen = sight.contrast * pixels + sight.brightness + chance.normal(0.0, sight.noise, pixels.shape)
-    return np.clip(seen, 0, 255).astype(np.uint8)
+    x_px, y_px = turn @ middle
+    return np.clip(seen, 0, 255).astype(np.uint8), (float(x_px), float(y_px))
 
 
 def _with_quiet_zone(modules: Pixels, across_px: int, along_px: int, quiet: int = 4) -> Pixels:

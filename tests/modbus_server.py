@@ -33,6 +33,8 @@ BUSY = 600
 """This holding register always answers that the device is busy."""
 SILENT = 77
 """This unit never answers."""
+PLC = 3
+"""This unit has the holding registers 0 to 31, for others to write into."""
 HOLDING = {0: 7, 1: 0xFFFE, **dict(zip((10, 11), struct.unpack(">2H", struct.pack(">f", TEMPERATURE)), strict=True))}
 """Registers 0 and 1: 7 and -2; 10 and 11: the temperature. There is nothing between 2 and 9, and nothing from 12 on."""
 INPUT = dict(zip((21, 20), struct.unpack(">2H", struct.pack(">i", PRESSURE)), strict=True))
@@ -56,6 +58,8 @@ def _device(unit_id: int) -> SimDevice:
     def registers(content: dict[int, int]) -> list[SimData]:
         return [SimData(at, values=value, datatype=DataType.REGISTERS) for at, value in sorted(content.items())]
 
+    if unit_id == PLC:
+        return SimDevice(unit_id, [SimData(0, values=[0] * 32, datatype=DataType.REGISTERS)])
     bits = [SimData(0, values=[True, False, True], datatype=DataType.BITS)]
     return SimDevice(
         unit_id,
@@ -65,7 +69,7 @@ def _device(unit_id: int) -> SimDevice:
 
 
 async def _serve(kind: str, where: str) -> None:
-    devices = [_device(1), _device(2), _device(SILENT)]
+    devices = [_device(1), _device(2), _device(PLC), _device(SILENT)]
     server: ModbusTcpServer | ModbusSerialServer
     if kind == "tcp":
         server = ModbusTcpServer(devices, address=("127.0.0.1", int(where)))
