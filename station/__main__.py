@@ -29,6 +29,7 @@ COMMANDS = {
     "check": "check configuration, data folder, bundles, cameras and broker without starting",
     "doctor": "look at the configuration and at this machine, and say what to do",
     "support-bundle": "collect what someone far away needs to see in one file, secrets removed",
+    "product": "list the products of the line, or change over to another one",
     "journal": "count, check, export or mend what a station has kept",
     "readings": "show what the process channels were when a part was judged, or write them as a log",
     "inspect": "judge single pictures and write annotated ones",

@@ -7,9 +7,10 @@ counts and is on its way.
 
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from pathlib import Path
 
 from station import wire
 from station.accounting import FrameAccount
@@ -24,17 +25,47 @@ from station.messages import (
     Frame,
     Gap,
     Outgoing,
+    Reason,
     SkipReason,
     Verdict,
 )
 from station.part_ids import PartIds
-from station.pipeline import Inspector, LoadedModel
+from station.pipeline import Inspector, LoadedModel, Setup
 from station.ports import Clock, EvidenceStore, FrameSource, Publisher
 from station.progress import CameraProgress
+from station.recipe import Recipe
 from station.settings import CameraSettings
+from station.succession import Succession
 
 LATENCY_WINDOW = 6_000
 """Newest latencies behind the percentiles in `health`: a minute at a hundred frames a second."""
+
+
+@dataclass(frozen=True, slots=True)
+class BundleKey:
+    """What a camera's model is made of: products that share it share the model."""
+
+    bundle: Path
+    reference: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class CameraProduct:
+    """How a camera judges one product.
+
+    Attributes:
+        recipe: which defects count.
+        bundle: what its model is made of.
+        load: loads it through the golden set; raises ModelError.
+        try_out: loads it in another process, to see what it does; raises ModelError.
+        controls: of the camera, that it needs; empty: it has none to set.
+    """
+
+    recipe: Recipe
+    bundle: BundleKey
+    load: Callable[[], LoadedModel]
+    try_out: Callable[[], None]
+    controls: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,18 +75,16 @@ class CameraPart:
     Attributes:
         settings: its settings.
         source: the camera's process.
-        load: loads the camera's bundle through the golden set; raises ModelError.
+        products: how it judges each product; without products, None is the only one.
         cpu: run the inference thread on this processor only; None: anywhere.
         silence_s: a running camera that delivers nothing for this long is at fault; None: silence is no fault.
-        try_out: loads the camera's bundle in another process, to see what it does; raises ModelError.
         waits: the source waits for whoever takes its frames and loses nothing, as a folder of files does.
         part_ids: gives the verdicts their part ids; None: the parts have none.
     """
 
     settings: CameraSettings
     source: FrameSource
-    load: Callable[[], LoadedModel]
-    try_out: Callable[[], None]
+    products: Mapping[str | None, CameraProduct]
     cpu: int | None = None
     silence_s: float | None = None
     waits: bool = False
@@ -124,7 +153,7 @@ class CameraLine:
         self._judged = judged
         self._faults = faults
         self._clock = clock
-        self._loaded: LoadedModel | None = None
+        self._succession: Succession[Setup] = Succession(Setup())
         self._lock = threading.Lock()
         self._account = FrameAccount()
         self._last_sequence = 0
@@ -138,18 +167,36 @@ class CameraLine:
         self._pause: _Paused | None = None
 
     @property
-    def loaded(self) -> LoadedModel | None:
-        """What judges the next frame; None: nothing does, each frame is `unknown`."""
-        return self._loaded
+    def setup(self) -> Setup:
+        """What judges what is captured now; during a changeover the former one."""
+        with self._lock:
+            return self._succession.newest.thing
 
     @property
     def settled(self) -> int:
         """Frames that were judged, though their verdicts may wait for their part ids, or skipped."""
         return self._settled
 
-    def use(self, loaded: LoadedModel) -> None:
-        """Judge with this model from the next frame on."""
-        self._loaded = loaded
+    def use(self, setup: Setup) -> None:
+        """Judge with another form of what judges now from the next frame on."""
+        with self._lock:
+            self._succession.replace(setup)
+
+    def begin_changeover(self) -> None:
+        """What is captured from now on is `unknown` (changeover)."""
+        # The time is taken under the lock: what was looked up before was captured before.
+        with self._lock:
+            self._succession.begin(self._clock.monotonic_s())
+
+    def complete_changeover(self, setup: Setup) -> None:
+        """What is captured from now on is judged with this, and no longer by a threshold set for the former product."""
+        with self._lock:
+            self._succession.complete(self._clock.monotonic_s(), replace(setup, without=self.control.threshold))
+
+    def abandon_changeover(self) -> None:
+        """What is captured from now on is judged as before."""
+        with self._lock:
+            self._succession.abandon(self._clock.monotonic_s())
 
     def progress(self) -> CameraProgress:
         """The counters that show whether this camera's thread does its work."""
@@ -240,9 +287,14 @@ class CameraLine:
         self._settled += 1
 
     def _verdict_of(self, frame: Frame) -> Verdict:
-        """Judge a frame as the line is told to now, and keep its picture where one is wanted."""
-        self._inspector.use(self._loaded)
-        self._inspector.obey(self.control.threshold)
+        """Judge a frame by what held when it was captured, and keep its picture where one is wanted."""
+        with self._lock:
+            held = self._succession.at(frame.capture.captured_monotonic_s)
+        if held.between:
+            frame = replace(frame, capture=replace(frame.capture, fault=Reason.CHANGEOVER))
+        change = self.control.threshold
+        self._inspector.use(held.thing)
+        self._inspector.obey(None if change is held.thing.without else change)
         verdict = self._inspector.inspect(frame)
         if self._evidence is not None:
             orders = self.control.take_orders() if frame.capture.pixels is not None else ()

@@ -114,6 +114,14 @@ rate_fps = 10.0
 # [alert.ng_in_a_row]
 # limit = 10
 
+# Products, one of which runs at a time (README, "Products"); `station product change NAME` changes over:
+# [product.bolt]
+# number = 17
+# bundle = "bolt.bundle"
+# thresholds.scratch = 0.75
+# ignore.stamp = {{ x_px = 300, y_px = 60, width_px = 80, height_px = 40 }}
+# allow.few-pin-holes = {{ label = "pin-hole", max_area_px = 60.0, max_count = 3 }}
+
 # Keys that every kind of camera takes:
 # policy = "every"             # or "latest": older frames are skipped and counted
 # expects = "continuous"       # or "triggered": silence is no fault

@@ -14,7 +14,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from uuid import UUID
@@ -23,14 +23,13 @@ from station import __version__, wire
 from station.alert_line import AlertLine
 from station.camera_line import CameraLine, CameraPart
 from station.commander import Commander
-from station.errors import ModelError, StorageError
+from station.errors import StorageError
 from station.faults import FaultBoard
 from station.mailbox import Mailbox
 from station.messages import (
     Fault,
     Health,
     Incoming,
-    ModelRef,
     Outgoing,
     ProcessState,
     Status,
@@ -38,8 +37,9 @@ from station.messages import (
 )
 from station.operations import Operations
 from station.pipeline import Inspector
-from station.ports import Archive, Clock, EvidenceStore, Publisher, ServiceManager
+from station.ports import Archive, Clock, EvidenceStore, ProductStore, Publisher, ServiceManager
 from station.process_line import ProcessLines
+from station.product_line import ProductLine
 from station.progress import Progress, RecorderProgress
 from station.recorder import Recorder
 from station.settings import Settings
@@ -49,6 +49,8 @@ logger = logging.getLogger(__name__)
 
 READ_TIMEOUT_S = 0.1
 """How long a camera thread waits for a frame before it looks whether the station stops."""
+LOOK_S = 0.01
+"""How often a command that waits for its outcome is looked at."""
 DRAIN_S = 5.0
 """How long an orderly stop waits for the broker to acknowledge the rest; what is left stays in the journal."""
 EVIDENCE_DRAIN_S = 3.0
@@ -93,6 +95,7 @@ class Station:
         boot_id: identifies this run in `status`.
         alerts: what a person or a PLC must act on.
         commands: how commands come.
+        product_store: notes which product runs.
         process: early warning; None: no process group is watched.
         process_at: says where the process groups stood at a moment, for the verdicts.
     """
@@ -112,6 +115,7 @@ class Station:
         boot_id: UUID,
         alerts: AlertLine,
         commands: CommandPart,
+        product_store: ProductStore,
         process: ProcessLines | None = None,
         process_at: Callable[[datetime], Mapping[str, ProcessState]] = lambda _: {},
     ) -> None:
@@ -149,6 +153,15 @@ class Station:
             for name, part in cameras.items()
         }
         self._alerts = alerts
+        self._products = ProductLine(
+            lines=self._lines,
+            numbers={name: product.number for name, product in settings.product.items()},
+            start=settings.changeover.start,
+            store=product_store,
+            faults=faults,
+            clock=clock,
+            changed=self._publish_status,
+        )
         self._dead: list[str] = []
         self._commands = commands
         self._process = process
@@ -174,11 +187,12 @@ class Station:
                 for name, work in process.works():
                     stack.callback(self._thread(name, work).join)
                 stack.callback(process.stop)
-            for line in self._lines.values():
-                self._load_model(line)
+            self._products.begin()
             for line in self._lines.values():
                 thread = self._thread(f"camera-{line.name}", lambda line=line: self._watch(line))  # type: ignore[misc]
                 stack.callback(thread.join)
+            if self._settings.product:
+                stack.callback(self._thread("products", lambda: self._products.load_ahead(self._stopping)).join)
             stack.callback(self._thread("commands", lambda: self._obey(self._commands)).join)
             stack.callback(self._stopping.set)
             self._manager.ready()
@@ -205,9 +219,7 @@ class Station:
                 self._publish_health()
                 next_health_s = now_s + interval_s
             if now_s >= next_model_s:
-                for line in self._lines.values():
-                    if line.loaded is None:
-                        self._load_model(line)
+                self._products.load_missing()
                 next_model_s = now_s + MODEL_RETRY_S
 
     def _report_progress(self, now_s: float) -> None:
@@ -248,31 +260,6 @@ class Station:
         thread.start()
         return thread
 
-    def _load_model(self, line: CameraLine) -> None:
-        try:
-            loaded = line.part.load()
-        except ModelError as exc:
-            self._faults.set(f"model {line.name}", str(exc))
-            return
-        line.use(loaded)
-        self._faults.set(f"model {line.name}", None)
-        logger.info(
-            "camera %s judges with %s %s", line.name, loaded.ref.name, loaded.ref.version, extra={"camera": line.name}
-        )
-
-    def _reload(self, cameras: Sequence[str], command: UUID) -> Mapping[str, ModelRef]:
-        """Load these cameras' bundles anew; the old ones judge until all of the new ones can."""
-        lines = [self._lines[name] for name in cameras]
-        loaded = []
-        for line in lines:
-            line.part.try_out()
-            loaded.append(replace(line.part.load(), command=command))
-        for line, model in zip(lines, loaded, strict=True):
-            line.use(model)
-            self._faults.set(f"model {line.name}", None)
-        self._publish_status()
-        return {line.name: model.ref for line, model in zip(lines, loaded, strict=True)}
-
     # A camera's thread
 
     def _watch(self, line: CameraLine) -> None:
@@ -297,7 +284,8 @@ class Station:
             recorder=self._recorder,
             cameras={name: line.control for name, line in self._lines.items()},
             keeps_evidence=self._evidence is not None,
-            reload=self._reload,
+            reload=self._products.reload,
+            change_product=self._products.change,
             process=self._process,
         )
         commander = Commander(
@@ -313,7 +301,7 @@ class Station:
         except StorageError as exc:
             logger.warning("%s; a command of a former run that comes again would be carried out again", exc)
         while not self._stopping.is_set():
-            incoming = commands.requests.take(READ_TIMEOUT_S)
+            incoming = commands.requests.take(LOOK_S if commander.is_waiting else READ_TIMEOUT_S)
             if incoming is not None:
                 commander.handle(incoming)
             for asked in commands.local():
@@ -346,7 +334,7 @@ class Station:
 
     def _publish_status(self, override: StatusName | None = None) -> None:
         faults = self._faults.now()
-        loaded = next((line.loaded for line in self._lines.values() if line.loaded), None)
+        loaded = next((line.setup.loaded for line in self._lines.values() if line.setup.loaded), None)
         status = Status(
             station=self._name,
             status=override or (StatusName.DEGRADED if faults else StatusName.ONLINE),
@@ -354,6 +342,7 @@ class Station:
             version=__version__,
             boot_id=self._boot_id,
             model=loaded.ref if loaded else None,
+            product=self._products.product,
             faults=faults,
         )
         self._publisher.retain(wire.status_topic(self._name), wire.encode(status))

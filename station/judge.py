@@ -19,6 +19,7 @@ class Judgement:
         defects: those at or above their threshold, best first.
         score: the score that decided: the one that stands highest over its threshold; None when nothing was judged.
         threshold: the threshold it was compared with.
+        allowed: defects at or above their threshold that a rule of the product lets pass.
     """
 
     outcome: Outcome
@@ -26,6 +27,7 @@ class Judgement:
     defects: tuple[Defect, ...] = ()
     score: float | None = None
     threshold: float | None = None
+    allowed: tuple[Defect, ...] = ()
 
 
 def unjudged(*reasons: Reason) -> Judgement:

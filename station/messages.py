@@ -50,6 +50,7 @@ class Reason(StrEnum):
     MODEL_FAULT = "model_fault"
     CAMERA_FAULT = "camera_fault"
     UNSURE = "unsure"
+    CHANGEOVER = "changeover"
     PART_ID = "part_id"
 
 
@@ -113,6 +114,7 @@ class Verb(StrEnum):
     SNAPSHOT = "snapshot"
     SET_THRESHOLD = "set-threshold"
     RELOAD_BUNDLE = "reload-bundle"
+    CHANGE_PRODUCT = "change-product"
     ACKNOWLEDGE = "acknowledge"
     SHELVE = "shelve"
     RESET = "reset"
@@ -240,6 +242,21 @@ class CameraEvent:
     missed_since: datetime | None = None
 
 
+@dataclass(slots=True)
+class Adjustment:
+    """A camera is to take other controls: set by the camera's thread, read by whoever asked.
+
+    Attributes:
+        controls: all that are to hold.
+        done: they hold, and were read back.
+        refused: why they do not; those before hold again.
+    """
+
+    controls: Mapping[str, float]
+    done: bool = False
+    refused: str | None = None
+
+
 class Message(BaseModel):
     """Base of everything that is published: frozen, no unknown fields."""
 
@@ -351,6 +368,20 @@ class Override(Message):
     group: Name | None = None
 
 
+class Changeover(Message):
+    """The line changed over to another product.
+
+    Attributes:
+        former: product that ran before.
+        command: id of the response that the order got, which is also its id in the journal.
+        by: who ordered it, as far as they said.
+    """
+
+    former: Name
+    command: UUID
+    by: str | None = None
+
+
 class Verdict(Message):
     """What the station says of one frame; exactly one for each frame that is not skipped.
 
@@ -371,6 +402,9 @@ class Verdict(Message):
         evidence: path of the stored picture, relative to the station's data folder; None: none was taken.
         process: group → where it stood when the frame was captured.
         override: what was changed by command and holds for this verdict.
+        product: that the line made; of a frame captured during a changeover the former one. None: none is configured.
+        changeover: set in a camera's first verdict under a product that the line was changed over to.
+        allowed: defects that a rule of the product lets pass; they do not count.
     """
 
     schema_version: Literal[1] = 1
@@ -398,6 +432,9 @@ class Verdict(Message):
     evidence: str | None = None
     process: Mapping[Name, ProcessState] = Field(default_factory=dict)
     override: tuple[Override, ...] = ()
+    product: Name | None = None
+    changeover: Changeover | None = None
+    allowed: tuple[Defect, ...] = ()
 
 
 class CameraState(Message):
@@ -435,6 +472,7 @@ class Status(Message):
     version: str
     boot_id: UUID
     model: ModelRef | None = None
+    product: Name | None = None
     faults: tuple[Fault, ...] = ()
 
 
@@ -709,7 +747,24 @@ class AlarmResult(Message):
     shelved_until: datetime | None = None
 
 
-Result = AlarmResult | ReplayResult | PauseResult | ResumeResult | SnapshotResult | ThresholdResult | BundleResult
+class ChangeoverResult(Message):
+    """The product that runs now, the one that ran before, and how long the changeover took."""
+
+    product: Name
+    former: Name
+    took_ms: float
+
+
+Result = (
+    AlarmResult
+    | ReplayResult
+    | PauseResult
+    | ResumeResult
+    | SnapshotResult
+    | ThresholdResult
+    | BundleResult
+    | ChangeoverResult
+)
 
 
 class Response(Message):

@@ -10,6 +10,7 @@ from station.errors import AlarmRefused, StorageError
 from station.messages import (
     AlarmResult,
     BundleResult,
+    ChangeoverResult,
     ModelRef,
     PauseResult,
     ReplayResult,
@@ -27,6 +28,7 @@ from station.requests import (
     AcknowledgeRequest,
     AlarmRequest,
     CameraRequest,
+    ChangeProductRequest,
     PauseRequest,
     ReloadBundleRequest,
     ReplayRequest,
@@ -60,6 +62,7 @@ class Operations:
         cameras: by name.
         keeps_evidence: whether pictures are kept at all.
         reload: loads the bundles of these cameras anew for this command, all or none; raises ModelError.
+        change_product: changes over to another product for this command; raises Refusal.
         process: early warning; None: no process group is watched.
     """
 
@@ -73,6 +76,7 @@ class Operations:
         cameras: Mapping[str, CameraControl],
         keeps_evidence: bool,
         reload: Callable[[Sequence[str], UUID], Mapping[str, ModelRef]],
+        change_product: Callable[[ChangeProductRequest, UUID], ChangeoverResult | Later],
         process: ProcessLines | None = None,
     ) -> None:
         self._settings = settings
@@ -82,6 +86,7 @@ class Operations:
         self._cameras = cameras
         self._keeps_evidence = keeps_evidence
         self._reload = reload
+        self._change_product = change_product
         self._process = process
 
     def handlers(self) -> Mapping[Verb, Handler]:
@@ -93,6 +98,7 @@ class Operations:
             Verb.SNAPSHOT: handles(SnapshotRequest, self._snapshot),
             Verb.SET_THRESHOLD: handles(SetThresholdRequest, self._set_threshold),
             Verb.RELOAD_BUNDLE: handles(ReloadBundleRequest, self._reload_bundle),
+            Verb.CHANGE_PRODUCT: handles(ChangeProductRequest, self._change_product),
             Verb.ACKNOWLEDGE: handles(
                 AcknowledgeRequest, lambda request, _: self._alarm(request, AlarmEvent.ACKNOWLEDGE, request.by)
             ),

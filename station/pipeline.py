@@ -1,8 +1,9 @@
 """The journey of a frame, readable top to bottom. Synchronous; knows no thread, no disk and no broker."""
 
+import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -13,9 +14,22 @@ from station.judge import INCOMPLETE, Judgement, above_threshold, judge, stricte
 from station.judged_with import JudgedWith, SeamState
 from station.linescan import SeamOwner
 from station.manifest import Manifest, Thresholds
-from station.messages import Capture, Defect, Frame, Latency, ModelRef, Override, ProcessState, Reason, Verdict
+from station.messages import (
+    Capture,
+    Changeover,
+    Defect,
+    Frame,
+    Latency,
+    ModelRef,
+    Override,
+    ProcessState,
+    Reason,
+    Scores,
+    Verdict,
+)
 from station.ports import Clock, Model
 from station.quality import QualityGate
+from station.recipe import NO_RECIPE, Recipe
 from station.settings import BaseCamera, ModelSettings
 
 logger = logging.getLogger(__name__)
@@ -43,6 +57,23 @@ class LoadedModel:
     def ref(self) -> ModelRef:
         """What verdicts say of it."""
         return self.model.ref
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Setup:
+    """What a camera's frames are judged with; a changeover puts another one in its place.
+
+    Attributes:
+        loaded: the model; None: there is none, every frame is `unknown`.
+        recipe: of the product.
+        changeover: how the line came to this product; None: it was so from the start.
+        without: a threshold set by command that ended with the former product.
+    """
+
+    loaded: LoadedModel | None = None
+    recipe: Recipe = NO_RECIPE
+    changeover: Changeover | None = None
+    without: ThresholdChange | None = None
 
 
 class Inspector:
@@ -79,15 +110,22 @@ class Inspector:
         self._seams = SeamOwner()
         self._gate: QualityGate | None = None
         self._loaded: LoadedModel | None = None
+        self._recipe = NO_RECIPE
+        self._changeover: Changeover | None = None
+        self._told_changeover: Changeover | None = None
+        self._told_outside: str | None = None
         self._thresholds: Thresholds | None = None
         self._change: ThresholdChange | None = None
         self._judged: tuple[Reason | None, Thresholds | None, SeamState | None] | None = None
 
-    def use(self, loaded: LoadedModel | None) -> None:
-        """Judge with this model from the next frame on; None: there is none, every frame is `unknown`."""
-        if loaded is self._loaded:
+    def use(self, setup: Setup) -> None:
+        """Judge with this from the next frame on."""
+        if setup.changeover is not None and setup.changeover is not self._told_changeover:
+            self._told_changeover = self._changeover = setup.changeover
+        loaded, recipe = setup.loaded, setup.recipe
+        if loaded is self._loaded and recipe is self._recipe:
             return
-        self._loaded = loaded
+        self._loaded, self._recipe = loaded, recipe
         self._gate = QualityGate(loaded.manifest.quality, self._settings.frozen_after) if loaded else None
         self._thresholds = self._choose_thresholds(loaded) if loaded else None
 
@@ -113,6 +151,7 @@ class Inspector:
         judgement = self._judge(frame.capture, thresholds, stages, verdict_id)
         done_s = self._clock.monotonic_s()
         captured_s = frame.capture.captured_monotonic_s
+        changeover, self._changeover = self._changeover, None
         total_ms = (done_s - captured_s) * 1e3
         spent_ms = stages.quality_ms + stages.preprocess_ms + stages.inference_ms
         return Verdict(
@@ -143,6 +182,9 @@ class Inspector:
             late=total_ms > self._settings.late_after_ms,
             override=self._overrides() + tuple(Override(what="threshold", group=group) for group in groups),
             process=process,
+            product=self._recipe.product,
+            changeover=changeover,
+            allowed=judgement.allowed,
         )
 
     def judged_with(self) -> JudgedWith:
@@ -162,11 +204,17 @@ class Inspector:
             fault=fault,
             seams=seams,
             reference_sha256=self._loaded.reference_sha256 if self._loaded is not None else None,
+            product=self._recipe.model_dump(mode="json", exclude_defaults=True) or None,
             machine=self._loaded.machine if self._loaded is not None else None,
         )
 
     def inspect_again(self, frame: Frame, judged: JudgedWith) -> Verdict:
-        """Judge one frame with what decided it the first time, instead of the settings; the bundle is that of `use`."""
+        """Judge one frame with what decided it the first time, instead of the settings; the bundle is that of `use`.
+
+        Raises:
+            ValueError: what is noted of the product cannot be read.
+        """
+        self._recipe = Recipe.model_validate_json(json.dumps(judged.product or {}))
         self._thresholds = judged.thresholds
         if judged.quality is not None and self._loaded is not None:
             self._gate = QualityGate(judged.quality, judged.frozen_after)
@@ -204,6 +252,9 @@ class Inspector:
         stages.quality_ms = (self._clock.monotonic_s() - started_s) * 1e3
         if any(reason not in INCOMPLETE for reason in quality):
             return unjudged(*quality)
+        if outside := self._recipe.outside(capture.pixels.shape[1], capture.pixels.shape[0]):
+            self._tell_outside(outside)
+            return unjudged(Reason.WRONG_SIZE)
         try:
             scores = self._loaded.model.infer(capture.pixels)
         except InferenceError as exc:
@@ -215,8 +266,22 @@ class Inspector:
             )
             return unjudged(Reason.MODEL_FAULT)
         stages.preprocess_ms, stages.inference_ms = scores.preprocess_ms, scores.inference_ms
+        scores = self._looked_at(scores)
         defects = self._own(capture, above_threshold(scores, thresholds))
-        return judge(scores, defects, thresholds, quality)
+        counting, allowed = self._recipe.let_pass(defects)
+        return replace(judge(scores, counting, thresholds, quality), allowed=allowed)
+
+    def _looked_at(self, scores: Scores) -> Scores:
+        """The candidates that stand where the product is looked at."""
+        kept = tuple(one for one in scores.candidates if self._recipe.looks_at(one.box))
+        if len(kept) == len(scores.candidates):
+            return scores
+        return replace(scores, candidates=kept, score=max((one.score for one in kept), default=0.0))
+
+    def _tell_outside(self, outside: str) -> None:
+        if outside != self._told_outside:
+            logger.error("camera %s: %s", self._camera, outside, extra={"camera": self._camera})
+            self._told_outside = outside
 
     def _own(self, capture: Capture, defects: tuple[Defect, ...]) -> tuple[Defect, ...]:
         """The defects that this frame reports, out of all that stand in its picture."""
@@ -225,15 +290,16 @@ class Inspector:
         return self._seams.claim(capture.first_line, capture.owned_rows, defects)
 
     def _choose_thresholds(self, loaded: LoadedModel) -> Thresholds:
+        own = loaded.manifest.thresholds
         threshold = self._model_settings.threshold if self._change is None else self._change.threshold
-        if threshold is None:
-            return loaded.manifest.thresholds
-        # The band in which the bundle is not sure is its own: a bundle without a good class must never say ok.
-        return Thresholds(
-            default=threshold,
-            unsure_from=loaded.manifest.thresholds.unsure_from,
-            chosen_on="configuration" if self._change is None else "command",
-        )
+        if threshold is not None:
+            # The band in which the bundle is not sure is its own: a bundle without a good class must never say ok.
+            own = Thresholds(
+                default=threshold,
+                unsure_from=own.unsure_from,
+                chosen_on="configuration" if self._change is None else "command",
+            )
+        return own if self._change is not None else self._recipe.thresholds_over(own)
 
 
 @dataclass(slots=True)

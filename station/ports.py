@@ -3,10 +3,11 @@
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 from station.judged_with import JudgedWith
 from station.messages import (
+    Adjustment,
     CameraEvent,
     Capture,
     EvidenceHealth,
@@ -59,6 +60,18 @@ class Camera(Resource, Protocol):
         """
 
 
+@runtime_checkable
+class Adjustable(Protocol):
+    """A camera whose controls can be set while it is open."""
+
+    def adjust(self, controls: Mapping[str, float]) -> None:
+        """Set controls, with the matching automatics off, and read each back.
+
+        Raises:
+            CameraError: names every control that did not take its value.
+        """
+
+
 class FrameSource(Resource, Protocol):
     """The station's side of a camera: numbered frames and changes of state, in order."""
 
@@ -67,6 +80,12 @@ class FrameSource(Resource, Protocol):
 
     def depth(self) -> int:
         """Frames captured and numbered, but not yet returned by `read`; may be asked from another thread."""
+
+    def adjust(self, controls: Mapping[str, float]) -> Adjustment:
+        """Have the camera take these controls and read them back; from another thread. A refusal leaves it as it was.
+
+        What is captured is never under controls that are neither the former nor these.
+        """
 
     def finish(self) -> None:
         """Capture no more: `read` still returns what was captured, then a STOPPED event, then always None."""
@@ -179,6 +198,24 @@ class ReadingsJournal(Protocol):
 
         Raises:
             StorageError: some could not be kept, and are lost.
+        """
+
+
+class ProductStore(Protocol):
+    """Notes which product runs, over a restart."""
+
+    def load(self) -> str | None:
+        """The product that was noted last; None: none was.
+
+        Raises:
+            StorageError: there is a note, and it cannot be read.
+        """
+
+    def save(self, product: str) -> None:
+        """Note a product; it is on the disk when this returns.
+
+        Raises:
+            StorageError: the former note is still there.
         """
 
 

@@ -102,6 +102,20 @@ class ReloadBundleRequest(Request):
     camera: Name | None = None
 
 
+class ChangeProductRequest(Request):
+    """Change over to another product, by its name or by its number."""
+
+    product: Name | None = None
+    number: int | None = Field(default=None, ge=0, le=2**32 - 1)
+    by: str | None = Field(default=None, max_length=100)
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if (self.product is None) == (self.number is None):
+            raise ValueError("give either product or number")
+        return self
+
+
 class AlarmRequest(Request):
     """A request that concerns one process alarm."""
 
@@ -135,6 +149,7 @@ REQUESTS: Mapping[Verb, type[Request]] = {
     Verb.SNAPSHOT: SnapshotRequest,
     Verb.SET_THRESHOLD: SetThresholdRequest,
     Verb.RELOAD_BUNDLE: ReloadBundleRequest,
+    Verb.CHANGE_PRODUCT: ChangeProductRequest,
     Verb.ACKNOWLEDGE: AcknowledgeRequest,
     Verb.SHELVE: ShelveRequest,
     Verb.RESET: ServiceRequest,

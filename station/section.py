@@ -1,7 +1,7 @@
 """What every table of the configuration file is made of."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -14,6 +14,10 @@ def _to_path(value: object) -> object:
 
 FilePath = Annotated[Path, BeforeValidator(_to_path)]
 """A path, written as a string."""
+
+
+ControlName = Literal["exposure", "gain", "white_balance", "focus", "brightness", "contrast", "saturation"]
+"""What can be set of a Video4Linux camera."""
 
 
 class Section(BaseModel):
@@ -35,3 +39,23 @@ class Region(Section):
     """Width."""
     height_px: int = Field(ge=8)
     """Height."""
+
+    def overlaps(self, other: "Region") -> bool:
+        """Whether the two have a pixel in common."""
+        return (
+            self.x_px < other.x_px + other.width_px
+            and other.x_px < self.x_px + self.width_px
+            and self.y_px < other.y_px + other.height_px
+            and other.y_px < self.y_px + self.height_px
+        )
+
+    def holds(self, x_px: float, y_px: float) -> bool:
+        """Whether a point lies in it; of two regions side by side, one does."""
+        return self.x_px <= x_px < self.x_px + self.width_px and self.y_px <= y_px < self.y_px + self.height_px
+
+    def not_held(self, key: str, width_px: int, height_px: int) -> str | None:
+        """Why a picture of this size does not hold it, in one line; None: it does."""
+        right, bottom = self.x_px + self.width_px, self.y_px + self.height_px
+        if right <= width_px and bottom <= height_px:
+            return None
+        return f"{key} reaches to x = {right}, y = {bottom}; the picture has {width_px}×{height_px} px"

@@ -18,11 +18,13 @@ from pydantic import Field, SecretStr, ValidationError, model_validator
 
 from station.alert_settings import AlertSettings, AlertTables, CameraAlert
 from station.broker_settings import BrokerSettings
+from station.changeover_settings import ChangeoverSettings
 from station.errors import ConfigurationError
 from station.messages import EvidenceClass, Name, Verb
 from station.part_id_settings import FileNamePartId, MqttPartId, PartIdSettings
 from station.process_settings import ProcessSettings
-from station.section import FilePath, Fraction, Region, Section
+from station.product_settings import ProductSettings, ProductView
+from station.section import ControlName, FilePath, Fraction, Region, Section
 from station.sensor_settings import REPLAYED, MqttSensors, SensorSettings
 from station.trust_settings import TrustSettings
 
@@ -161,6 +163,10 @@ class BaseCamera(Section):
     part_id: PartIdSettings | None = None
     """`[camera.<name>.part_id]`: where the ids of the parts come from; default: they have none."""
 
+    def known_size_px(self) -> tuple[int, int] | None:
+        """Width and height of the picture that is judged, where the settings tell; None: the first picture will."""
+        return (self.region.width_px, self.region.height_px) if self.region is not None else None
+
 
 class DeviceCamera(BaseCamera):
     """A camera behind Video4Linux."""
@@ -177,12 +183,17 @@ class DeviceCamera(BaseCamera):
     """Frames a second to ask for."""
     pixel_format: str | None = Field(default=None, pattern=r"^[A-Z0-9]{3}[A-Z0-9 ]$")
     """Four-character code such as MJPG, YUYV or GREY."""
-    controls: Mapping[
-        Literal["exposure", "gain", "white_balance", "focus", "brightness", "contrast", "saturation"], float
-    ] = Field(default_factory=dict)
+    controls: Mapping[ControlName, float] = Field(default_factory=dict)
     """Values to set, with the matching automatic switched off; each is read back and compared."""
     frozen_after: int = Field(default=5, ge=0)
     """This many identical pictures in a row are `unknown` (frozen); 0 switches it off."""
+
+    def known_size_px(self) -> tuple[int, int] | None:
+        """Width and height of the picture that is judged, where the settings tell; None: the first picture will."""
+        if self.region is not None or self.width_px is None or self.height_px is None:
+            return super().known_size_px()
+        turned = self.rotate_degrees in (90, 270)
+        return (self.height_px, self.width_px) if turned else (self.width_px, self.height_px)
 
 
 class StreamCamera(BaseCamera):
@@ -289,6 +300,10 @@ class Settings(Section):
     """`[sensors.<name>]`, one table for each source of readings."""
     process: Mapping[Name, ProcessSettings] = Field(default_factory=dict)
     """`[process.<group>]`, one table for each group of channels that is watched together."""
+    product: Mapping[Name, ProductSettings] = Field(default_factory=dict)
+    """`[product.<name>]`, one table for each product that the line makes."""
+    changeover: ChangeoverSettings = ChangeoverSettings()
+    """`[changeover]`"""
 
     alert: AlertTables = Field(default_factory=dict, validate_default=True)
     """`[alert.<name>]`, one table for each alert that is not as it is built in."""
@@ -328,6 +343,41 @@ class Settings(Section):
                     f"process.{group}: a replayed log has times of its own and cannot be joined with others"
                 )
         return self
+
+    @model_validator(mode="after")
+    def _products_have_cameras(self) -> Self:
+        numbers: dict[int, str] = {}
+        for name, product in self.product.items():
+            key = f"product.{name}"
+            if product.number is not None and (other := numbers.setdefault(product.number, name)) != name:
+                raise ValueError(f"{key}.number = {product.number}: product.{other} has that number already")
+            for camera in [*(product.cameras or ()), *product.camera]:
+                if camera not in self.camera:
+                    raise ValueError(f"{key}: there is no table [camera.{camera}]; known: {', '.join(self.camera)}")
+                if product.cameras is not None and camera not in product.cameras:
+                    raise ValueError(f"{key}.camera.{camera}: {key}.cameras does not name it")
+            for camera, table in self.camera.items():
+                self._product_fits(key, product.of(camera), camera, table)
+        if self.changeover.start is not None and self.changeover.start not in self.product:
+            known = ", ".join(self.product) or "there is none"
+            raise ValueError(
+                f"changeover.start = {self.changeover.start!r} has no table [product.{self.changeover.start}]; "
+                f"known: {known}"
+            )
+        return self
+
+    def _product_fits(self, key: str, view: ProductView, camera: str, table: CameraSettings) -> None:
+        has = table.controls if isinstance(table, DeviceCamera) else {}
+        for control in view.controls:
+            if control not in has:
+                raise ValueError(
+                    f"{key}.controls.{control}: camera.{camera} must set controls.{control} as well, for the products "
+                    "that do not; only a camera of the kind v4l2 has controls"
+                )
+        size = table.known_size_px()
+        for name, region in view.regions():
+            if size is not None and (fault := region.not_held(f"{key}.{name}", *size)):
+                raise ValueError(f"camera.{camera}: {fault}")
 
 
 def load(path: Path, environment: Mapping[str, str] = os.environ) -> Settings:
@@ -467,6 +517,7 @@ _PATH_KEYS = {
     "camera": ("bundle", "reference", "path", "list_file"),
     "sensors": ("path", "password_file", "certificate_file", "key_file", "server_certificate_file"),
     "process": ("bundle",),
+    "product": ("bundle", "reference"),
 }
 
 
@@ -494,6 +545,11 @@ def _absolute(settings: Settings, folder: Path) -> Settings:
             return fixed.model_copy(update={"part_id": ids.model_copy(update={"broker": fix_broker(ids.broker)})})
         return fixed
 
+    def fix_product(product: ProductSettings) -> ProductSettings:
+        keys = _PATH_KEYS["product"]
+        views = {camera: fix(view, keys) for camera, view in product.camera.items()}
+        return fix(product, keys).model_copy(update={"camera": views})
+
     return settings.model_copy(
         update={
             "station": fix(settings.station, _PATH_KEYS["station"]),
@@ -503,5 +559,6 @@ def _absolute(settings: Settings, folder: Path) -> Settings:
             "camera": {name: fix_camera(camera) for name, camera in settings.camera.items()},
             "sensors": {name: fix_source(source) for name, source in settings.sensors.items()},
             "process": {name: fix(group, _PATH_KEYS["process"]) for name, group in settings.process.items()},
+            "product": {name: fix_product(product) for name, product in settings.product.items()},
         }
     )

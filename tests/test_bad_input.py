@@ -24,7 +24,7 @@ from station.configuration_text import TEMPLATE
 from station.control import CameraControl
 from station.errors import ConfigurationError, StorageError
 from station.mailbox import Mailbox, Overflow
-from station.messages import Incoming, ModelRef, Outgoing, Response, Selection, Verb
+from station.messages import ChangeoverResult, Incoming, ModelRef, Outgoing, Response, Selection, Verb
 from station.operations import Operations
 from station.recorder import Recorder
 from station.requests import MAX_BYTES
@@ -146,6 +146,7 @@ class Commanded:
             cameras={"top": CameraControl()},
             keeps_evidence=True,
             reload=lambda cameras, _: {name: ModelRef(name="m", version="1", sha256="0") for name in cameras},
+            change_product=lambda request, _: ChangeoverResult(product=request.product or "a", former="b", took_ms=1.0),
         )
         self.commander = Commander(
             station="s",

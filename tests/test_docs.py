@@ -15,6 +15,7 @@ from station.alert_settings import AlertSettings
 from station.messages import PartIdState, Reason, SkipReason, Verb
 from station.part_id_settings import BasePartId, PartIdSettings
 from station.process_settings import AlarmSettings, ChannelSettings, ProcessSettings
+from station.product_settings import DefectRule, ProductSettings
 from station.requests import REQUESTS
 from station.section import Section
 from station.sensor_settings import BaseSensors, SensorSettings
@@ -29,7 +30,7 @@ def keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
     """Every key of a table, with its path."""
     for name, field in section.model_fields.items():
         inner = [one for one in (field.annotation, *get_args(field.annotation)) if _is_section(one)]
-        if name in ("camera", "sensors", "process", "channel", "alarm", "alert"):
+        if name in ("camera", "sensors", "process", "channel", "alarm", "alert", "product"):
             continue
         if inner:
             yield from keys(inner[0], f"{prefix}{name}.")
@@ -79,6 +80,17 @@ def test_the_readme_explains_each_key_of_an_alert(table: type[Section]) -> None:
 @pytest.mark.parametrize("kind", AlertKind)
 def test_the_readme_explains_each_kind_of_alert(kind: AlertKind) -> None:
     assert f"| `{kind}` |" in README
+
+
+@pytest.mark.parametrize("name", [*ProductSettings.model_fields, *(f"allow.{key}" for key in DefectRule.model_fields)])
+def test_the_readme_explains_each_key_of_a_product(name: str) -> None:
+    assert f"| `{name}` |" in README.partition("### Products")[2].partition("\n### ")[0]
+
+
+def test_the_example_of_products_is_valid() -> None:
+    (example,) = re.findall(r"```toml\n(\[product\..*?)```", README, re.DOTALL)
+    document = tomllib.loads('[camera.top]\nkind = "v4l2"\ncontrols.exposure = 120\n' + example)
+    assert from_document(document, "README.md", Path("/"), {}).product
 
 
 @pytest.mark.parametrize("reason", Reason)

@@ -16,7 +16,7 @@ from station.judged_with import EvidenceRecord
 from station.linescan import FRAME_LINES
 from station.manifest import read_bundle
 from station.messages import Capture, Frame, Reason, Verdict
-from station.pipeline import Inspector, LoadedModel
+from station.pipeline import Inspector, LoadedModel, Setup
 from station.settings import SHIPPED_BUNDLE, FolderCamera, ModelSettings
 from station.wire import decode
 
@@ -31,7 +31,7 @@ def again(folder: Path, record: EvidenceRecord, model: LoadedModel) -> Verdict:
     """The verdict on the stored picture, by an inspector that knows nothing of the station that stored it."""
     clock = SystemClock()
     inspector = Inspector("s", "c", 0, FolderCamera(kind="folder", path=Path()), ModelSettings(), clock)
-    inspector.use(model)
+    inspector.use(Setup(model))
     stored = record.verdict
     assert stored.evidence is not None
     assert record.judged_with is not None

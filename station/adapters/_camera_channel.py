@@ -79,6 +79,7 @@ class Job:
         first_number: number of the first frame.
         shape: of the camera's pictures before, when the child replaces another one; None at the beginning.
         cpus: processors to run on; None keeps what was inherited.
+        controls: of the camera, set each time it was opened, over those that the factory sets; None: none.
     """
 
     camera: str
@@ -88,11 +89,28 @@ class Job:
     resume_after: str | None
     shape: tuple[int, ...] | None
     cpus: frozenset[int] | None
+    controls: Mapping[str, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Adjust:
+    """A message to the child: set these controls and read them back."""
+
+    number: int
+    controls: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Adjusted:
+    """The controls of `Adjust` hold, or were refused and those before hold again."""
+
+    number: int
+    refused: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """The second and last message to the child: capture no more."""
+    """The last message to the child: capture no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +175,7 @@ class Stopped:
     """The child was asked to stop, has announced its last frame and ends."""
 
 
-FromChild = Opened | NewRing | Announced | WithoutPixels | Faulted | Crashed | Finished | Stopped
+FromChild = Adjusted | Opened | NewRing | Announced | WithoutPixels | Faulted | Crashed | Finished | Stopped
 
 
 class LiveWords:

@@ -16,9 +16,12 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import replace
 
 from station.adapters._camera_channel import (
+    Adjust,
+    Adjusted,
     Announced,
     Crashed,
     Faulted,
@@ -37,11 +40,13 @@ from station.adapters._camera_channel import (
 from station.errors import CameraError, EndOfStream
 from station.messages import Capture, Pixels, Reason, SkipReason
 from station.picture import apply
-from station.ports import Camera
+from station.ports import Adjustable, Camera
 
 SIGN_OF_LIFE_S = 0.1
 STOP_GRACE_S = 0.4
 """After the word to stop, a read may take this long before the process ends without it."""
+SETTLING_FRAMES = 2
+"""So many pictures are taken after other controls were set, before they count as set."""
 _RECHECK_S = 0.1
 _BACKLOG = 4096
 _FIRST_BACKOFF_S = 0.25
@@ -68,6 +73,9 @@ class _Child:
         self._shape = job.shape
         self._due_s = 0.0
         self._failures = 0
+        self._controls = job.controls
+        self._orders: deque[Adjust] = deque()
+        self._settling: tuple[Adjusted, int] | None = None
 
     def run(self) -> None:
         threading.Thread(target=self._watch_station, name="station-watch", daemon=True).start()
@@ -92,9 +100,14 @@ class _Child:
         self._words.opening(time.monotonic())
         factory = self._job.factory
         camera = factory(resume_after=self._resume_after) if self._plan.resumes else factory()
+        order = self._newest_order()
         with camera:
+            if self._controls:
+                _set(camera, self._controls)
             self._words.idle()
             self._send_patiently(Opened())
+            if order is not None:
+                self._send_patiently(Adjusted(order.number, None))
             try:
                 self._capture(camera)
             finally:
@@ -102,11 +115,53 @@ class _Child:
 
     def _capture(self, camera: Camera) -> None:
         while not self._stop.is_set():
+            self._adjust(camera)
             self._words.reading(time.monotonic())
             capture = camera.read()
             self._words.idle()
             self._failures = 0
             self._hand_on(capture)
+            self._settle()
+
+    def _newest_order(self) -> Adjust | None:
+        """Before the camera is opened: what it is to be set to, if that is another thing than before."""
+        self._settling = None
+        order = None
+        while self._orders:
+            order = self._orders.popleft()
+            self._controls = order.controls
+        return order
+
+    def _adjust(self, camera: Camera) -> None:
+        """Set the controls that were ordered; those before hold again where they are refused.
+
+        Raises:
+            CameraError: neither can be set.
+        """
+        while self._orders:
+            order = self._orders.popleft()
+            self._words.opening(time.monotonic())
+            try:
+                _set(camera, order.controls)
+            except CameraError as exc:
+                self._send_patiently(Adjusted(order.number, str(exc)))
+                if self._controls:
+                    _set(camera, self._controls)
+            else:
+                self._controls = order.controls
+                # A sensor takes a frame or two to do what its registers say. A trigger would not come for their sake.
+                self._settling = (Adjusted(order.number, None), SETTLING_FRAMES if self._plan.watch_reads else 0)
+                self._settle(0)
+            self._words.idle()
+
+    def _settle(self, frames: int = 1) -> None:
+        if self._settling is None:
+            return
+        told, left = self._settling
+        self._settling = (told, left - frames)
+        if left - frames <= 0:
+            self._settling = None
+            self._send_patiently(told)
 
     def _hand_on(self, capture: Capture) -> None:
         if self._plan.waits:
@@ -261,11 +316,14 @@ class _Child:
             if not select.select([self._channel], [], [], SIGN_OF_LIFE_S)[0]:
                 continue
             try:
-                receive(self._channel)
+                message, _ = receive(self._channel)
             except BlockingIOError:
                 continue
             except (EOFError, OSError):
                 os._exit(0)
+            if isinstance(message, Adjust):
+                self._orders.append(message)
+                continue
             self._stop.set()
             self._end_unless_stopped()
 
@@ -277,6 +335,12 @@ class _Child:
             if readable:
                 break
         os._exit(0)
+
+
+def _set(camera: Camera, controls: Mapping[str, float]) -> None:
+    if not isinstance(camera, Adjustable):
+        raise CameraError("this kind of camera has no controls that can be set")
+    camera.adjust(controls)
 
 
 def _alike(one: Capture, other: Capture) -> bool:

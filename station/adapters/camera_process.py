@@ -15,6 +15,7 @@ what the child has announced, then looks at the child's live words, then waits::
     STALLED    as from STARTING                                                   RUNNING, with `missed_since`
     any        the source has no more pictures                                    FINISHED
     any        `finish` was called and the last frame has been returned           STOPPED
+    RUNNING    other controls, and a driver that waits for a trigger meanwhile    STALLED, opened anew with them
 
 After a device error the child itself closes the device and opens it again, with back-off. A child that hangs is
 killed; one that hung, crashed or was killed is replaced, with back-off. Frames that a dead child had announced are
@@ -39,6 +40,8 @@ from types import TracebackType
 from typing import Self, assert_never
 
 from station.adapters._camera_channel import (
+    Adjust,
+    Adjusted,
     Announced,
     CapturePlan,
     Crashed,
@@ -58,7 +61,7 @@ from station.adapters._camera_channel import (
     receive,
     send,
 )
-from station.messages import CameraEvent, CameraStateName, Capture, Frame, Reason, SkipReason
+from station.messages import Adjustment, CameraEvent, CameraStateName, Capture, Frame, Reason, SkipReason
 from station.picture import View
 from station.ports import Camera, Clock
 from station.settings import CameraSettings, DeviceCamera, FolderCamera, SimulatedCamera, StreamCamera, VideoCamera
@@ -71,6 +74,8 @@ _LEAST_SILENCE_S = 1.0
 _STOP_WITHIN_S = 0.7
 _REAP_WITHIN_S = 0.2
 _FIRST_BACKOFF_S = 0.25
+_ADJUST_WITHIN_S = 0.5
+"""So long a driver that waits for a trigger has to come back by itself and let its camera's controls be set."""
 _HEALTHY_AFTER_S = 10.0
 """A child that delivered for this long starts a new series of back-offs."""
 
@@ -124,6 +129,7 @@ class _Child:
     started_s: float
     ring: RingReader | None = None
     running_since_s: float | None = None
+    opens_with: Adjustment | None = None
 
 
 class CameraProcess:
@@ -166,6 +172,11 @@ class CameraProcess:
         self._finish_requested = False
         self._kill_at_s: float | None = None
         self._crash_reason: str | None = None
+        self._controls: Mapping[str, float] | None = None
+        self._asked: deque[Adjustment] = deque()
+        self._adjusting: Adjustment | None = None
+        self._adjust_number = 0
+        self._adjust_until_s = 0.0
 
     def __enter__(self) -> Self:
         self._state = CameraStateName.STARTING
@@ -192,6 +203,15 @@ class CameraProcess:
         """Capture no more; `read` returns what was captured and then a STOPPED event, within a second."""
         self._finish_requested = True
 
+    def adjust(self, controls: Mapping[str, float]) -> Adjustment:
+        """Have the camera take these controls and read them back, in its process; from another thread.
+
+        A refusal leaves the former ones in force. Where the driver waits for a trigger, the camera is opened anew.
+        """
+        asked = Adjustment(controls)
+        self._asked.append(asked)
+        return asked
+
     def depth(self) -> int:
         """Frames numbered by the child and not yet returned; may be asked from another thread."""
         child = self._child
@@ -204,6 +224,7 @@ class CameraProcess:
         if self._finish_requested and self._kill_at_s is None:
             # Not only when nothing waits: where frames come faster than they are judged, something always does.
             self._supervise()
+        self._follow_adjustment()
         while True:
             if (self._plan.policy == "latest" or not self._ready) and not self._receive() and self._child is not None:
                 self._bury(self._child)
@@ -258,9 +279,10 @@ class CameraProcess:
                 finally:
                     os.close(descriptor)
                 self._shape = message.shape
+            case Adjusted():
+                self._adjusted(message)
             case Opened():
-                if not self._plan.watch_reads:
-                    self._running(child)
+                self._opened(child)
             case Faulted():
                 self._stalled(message.reason)
             case Crashed():
@@ -313,11 +335,67 @@ class CameraProcess:
             self._ready.append(WithoutPixels(self._received + 1, lost, capture))
             self._received = up_to
 
+    # Controls
+
+    def _follow_adjustment(self) -> None:
+        """Hand on what was asked for, and open a camera anew whose driver does not come back for it."""
+        child = self._child
+        if self._take_asked():
+            assert self._adjusting is not None
+            if child is not None:
+                # One that ends in this moment is replaced by one that opens with the controls.
+                with suppress(OSError):
+                    send(child.channel, Adjust(self._adjust_number, self._adjusting.controls))
+        elif (
+            self._adjusting is not None
+            and child is not None
+            and child.opens_with is not self._adjusting
+            and not self._plan.watch_reads
+            and not self._finish_requested
+            and child.words.busy[0] == "reading"
+            and self._clock.monotonic_s() > self._adjust_until_s
+        ):
+            self._bury(child, "is opened anew, to take other controls while it waits for a trigger")
+
+    def _take_asked(self) -> bool:
+        """Take what was asked for; False: nothing was."""
+        if not self._asked:
+            return False
+        while self._asked:
+            self._adjusting = self._asked.popleft()
+        self._adjust_number += 1
+        self._adjust_until_s = self._clock.monotonic_s() + _ADJUST_WITHIN_S
+        return True
+
+    def _adjusted(self, told: Adjusted) -> None:
+        if self._adjusting is None or told.number != self._adjust_number:
+            return
+        done, self._adjusting = self._adjusting, None
+        if told.refused is None:
+            self._controls = done.controls
+            done.done = True
+        else:
+            done.refused = told.refused
+
+    def _opened(self, child: _Child) -> None:
+        if child.opens_with is not None and child.opens_with is self._adjusting:
+            self._adjusted(Adjusted(self._adjust_number, None))
+        if not self._plan.watch_reads:
+            self._running(child)
+
     # The child's life
 
     def _start(self) -> None:
+        self._take_asked()
         job = Job(
-            self._name, self._factory, self._plan, self._received + 1, self._resume_after, self._shape, _other_cpus()
+            self._name,
+            self._factory,
+            self._plan,
+            self._received + 1,
+            self._resume_after,
+            self._shape,
+            _other_cpus(),
+            self._adjusting.controls if self._adjusting is not None else self._controls,
         )
         first_message = encode(job)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -347,7 +425,7 @@ class CameraProcess:
             theirs.close()
             os.close(words)
         ours.setblocking(False)
-        self._child = _Child(process, ours, live, waker, self._clock.monotonic_s())
+        self._child = _Child(process, ours, live, waker, self._clock.monotonic_s(), opens_with=self._adjusting)
         self._crash_reason = None
         try:
             ours.send(first_message)

@@ -129,6 +129,16 @@ class OpenCvCamera:
             case VideoCamera():
                 return self._read_video(capture, self._settings)
 
+    def adjust(self, controls: Mapping[str, float]) -> None:
+        """Set controls, with the matching automatics off, and read each back.
+
+        Raises:
+            CameraError: names every control that did not take its value; or there are none to set.
+        """
+        if self._capture is None or not isinstance(self._settings, DeviceCamera):
+            raise CameraError("the camera is not open, or has no controls")
+        set_and_compare(self._capture, str(_device_path(self._settings)), controls)
+
     def _read_device(self, capture: cv2.VideoCapture, settings: DeviceCamera) -> Capture:
         path = _device_path(settings)
         while (pixels := _grab(capture)) is None:

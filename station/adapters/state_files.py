@@ -1,8 +1,8 @@
 """What process groups and part counters remember over a restart: one small file each, replaced whole."""
 
-import os
 from pathlib import Path
 
+from station.adapters._durable_file import replace_durably
 from station.errors import StorageError
 
 
@@ -38,14 +38,8 @@ class StateFiles:
             StorageError: the former one is still there.
         """
         path = self._path(name)
-        new = path.with_suffix(".new")
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            with new.open("wb") as file:
-                file.write(state)
-                file.flush()
-                os.fsync(file.fileno())
-            new.replace(path)
+            replace_durably(path, state)
         except OSError as exc:
             raise StorageError(f"{self._of} {name}: {path} cannot be written: {exc.strerror}") from exc
 

@@ -18,6 +18,7 @@ from station.adapters.evidence_store import EvidenceStore
 from station.adapters.litert_model import load_model, machine
 from station.adapters.litert_step import load_step_model
 from station.adapters.mqtt_publisher import MqttPublisher
+from station.adapters.product_file import ProductFile
 from station.adapters.sqlite_journal import SqliteJournal
 from station.adapters.sqlite_readings import SqliteReadings
 from station.adapters.state_files import StateFiles
@@ -28,7 +29,7 @@ from station.alert_messages import Alert
 from station.alerts import AlertBook
 from station.broker_settings import BrokerSettings
 from station.bundle_file import open_members, read_file
-from station.camera_line import CameraPart
+from station.camera_line import BundleKey, CameraPart, CameraProduct
 from station.commands.camera_factory import make_camera
 from station.commands.part_id_factory import make_part_ids, need_part_id_extras
 from station.commands.sensor_factory import StationBroker, make_sensors, need_extras
@@ -45,9 +46,12 @@ from station.ports import Archive, Clock, Journal, StepModel
 from station.process_bundle import read_process_bundle
 from station.process_history import ProcessHistory
 from station.process_line import READINGS, ProcessLines, ProcessPart, SensorsPart
+from station.product_settings import ProductView
+from station.recipe import NO_RECIPE, Recipe
 from station.recorder import Recorder
+from station.section import ControlName
 from station.sensor_settings import REPLAYED
-from station.settings import CameraSettings, ModelSettings, Settings
+from station.settings import CameraSettings, DeviceCamera, ModelSettings, Settings
 from station.trust import Trust
 
 logger = logging.getLogger(__name__)
@@ -155,8 +159,7 @@ def assembled(
                     clock,
                     resume_after=resume.get(camera),
                 ),
-                load=functools.partial(load_bundle, table, settings.model, trust),
-                try_out=functools.partial(_try_out, table, settings.model, trust),
+                products=camera_products(settings, camera, trust),
                 cpu=(cpus or {}).get(camera),
                 silence_s=plan.read_deadline_s if plan.watch_reads else None,
                 waits=plan.waits,
@@ -223,6 +226,7 @@ def assembled(
             boot_id,
             alerts,
             commands,
+            ProductFile(settings.station.data_dir),
             process if settings.process else None,
             history.at,
         )
@@ -245,6 +249,40 @@ def open_journal(settings: Settings, clock: Clock) -> Iterator[SqliteJournal]:
         yield journal
     finally:
         journal.__exit__(None, None, None)
+
+
+def camera_products(settings: Settings, camera: str, trust: Trust) -> dict[str | None, CameraProduct]:
+    """How a camera judges each product; without products, None is the only one."""
+    views = {name: product.of(camera) for name, product in settings.product.items()}
+    if not views:
+        return {None: _camera_product(settings, settings.camera[camera], NO_RECIPE, {}, trust)}
+    return {
+        name: _camera_product(
+            settings, with_product(settings.camera[camera], view), Recipe.of(name, view), view.controls, trust
+        )
+        for name, view in views.items()
+    }
+
+
+def with_product(camera: CameraSettings, view: ProductView) -> CameraSettings:
+    """The camera's table with what the product says of it."""
+    return camera.model_copy(
+        update={"bundle": view.bundle or camera.bundle, "reference": view.reference or camera.reference}
+    )
+
+
+def _camera_product(
+    settings: Settings, camera: CameraSettings, recipe: Recipe, controls: Mapping[ControlName, float], trust: Trust
+) -> CameraProduct:
+    path = camera.bundle or settings.model.bundle
+    own = camera.controls if isinstance(camera, DeviceCamera) else {}
+    return CameraProduct(
+        recipe=recipe,
+        bundle=BundleKey(path, camera.reference),
+        load=functools.partial(load_bundle, camera, settings.model, trust),
+        try_out=functools.partial(_try_out, camera, settings.model, trust),
+        controls={str(name): value for name, value in {**own, **controls}.items()},
+    )
 
 
 def load_bundle(camera: CameraSettings, model: ModelSettings, trust: Trust) -> LoadedModel:

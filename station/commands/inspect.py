@@ -16,7 +16,7 @@ from station.errors import ConfigurationError
 from station.manifest import read_bundle
 from station.messages import Capture, Frame, ModelRef, Pixels, Reason, Scores, Verdict
 from station.picture import View, decode, read_reference
-from station.pipeline import Inspector, LoadedModel
+from station.pipeline import Inspector, LoadedModel, Setup
 from station.settings import SHIPPED_BUNDLE, FolderCamera, ModelSettings
 
 
@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> ExitCode:
         ModelSettings(bundle=options.bundle, threshold=options.threshold),
         clock,
     )
-    inspector.use(LoadedModel(model, bundle.manifest))
+    inspector.use(Setup(LoadedModel(model, bundle.manifest)))
     names = _unique_names(paths)
     all_readable = True
     for sequence, path in enumerate(paths, start=1):

@@ -12,7 +12,8 @@ from station.adapters.camera_process import CameraProcess, plan_for
 from station.adapters.embedded_broker import check_port
 from station.adapters.mqtt_subscriber import Subscriber
 from station.adapters.system_clock import SystemClock
-from station.commands.assembly import load_bundle, load_process_bundle, open_journal, wanted_points
+from station.camera_line import BundleKey, CameraProduct
+from station.commands.assembly import camera_products, load_process_bundle, open_journal, wanted_points
 from station.commands.camera_factory import make_camera
 from station.commands.exit_codes import ExitCode
 from station.commands.part_id_factory import make_part_id_source
@@ -26,12 +27,14 @@ from station.errors import (
     ProtocolError,
     SensorError,
 )
+from station.manifest import Manifest
 from station.messages import CameraEvent, CameraStateName, Frame, Reason, SourceStateName
 from station.part_id_messages import SeenId
 from station.part_id_settings import JoinedPartId, ModbusRtuPartId, MqttPartId, PartIdSettings
 from station.process import channels_of, step_of
 from station.process_messages import Readings, SourceEvent
 from station.process_settings import ProcessSettings
+from station.recipe import Recipe
 from station.sensor_settings import ModbusRtuSensors, MqttSensors, SensorSettings
 from station.settings import CameraSettings, DeviceCamera, Settings
 from station.trust import Trust
@@ -114,12 +117,15 @@ def bundles(settings: Settings) -> Iterator[Finding]:
         ConfigurationError: a trusted key cannot be read.
     """
     trust = settings.trust.read()
-    seen = set()
-    for camera in settings.camera.values():
-        path = camera.bundle or settings.model.bundle
-        if (path, camera.reference) not in seen:
-            seen.add((path, camera.reference))
-            yield _look(f"bundle {path}", ExitCode.BUNDLE, functools.partial(_check_bundle, camera, settings, trust))
+    loaded: dict[BundleKey, Manifest] = {}
+    for camera in settings.camera:
+        for product, part in camera_products(settings, camera, trust).items():
+            what = f"bundle {part.bundle.bundle}"
+            if product is not None:
+                what = f"product {product}, camera {camera}, {what}"
+            elif part.bundle in loaded:
+                continue
+            yield _look(what, ExitCode.BUNDLE, functools.partial(_check_bundle, part, loaded))
     for group, process in settings.process.items():
         if process.bundle is not None:
             yield _process_bundle(group, process, process.bundle, trust)
@@ -144,7 +150,8 @@ def cameras(settings: Settings, *, running: bool) -> Iterator[Finding]:
         if running and isinstance(camera, DeviceCamera):
             yield Finding(f"camera {name}", "held by the running station, whose topic `state` tells how it does")
         else:
-            yield _look(f"camera {name}", ExitCode.CAMERA, functools.partial(_check_camera, name, camera))
+            recipes = [Recipe.of(product, table.of(name)) for product, table in settings.product.items()]
+            yield _look(f"camera {name}", ExitCode.CAMERA, functools.partial(_check_camera, name, camera, recipes))
 
 
 def broker(settings: Settings, *, running: bool) -> Finding:
@@ -258,16 +265,25 @@ def _look(what: str, failure: ExitCode, check: Callable[[], str]) -> Finding:
         return Finding(what, str(exc), failure)
 
 
-def _check_bundle(camera: CameraSettings, settings: Settings, trust: Trust) -> str:
-    ref = load_bundle(camera, settings.model, trust).ref
-    return f"{ref.name} {ref.version}, golden set reproduced"
+def _check_bundle(part: CameraProduct, loaded: dict[BundleKey, Manifest]) -> str:
+    """Load a bundle, unless it was loaded before, and see that the product fits it.
+
+    Raises:
+        ModelError: it cannot be used, or the product names a class that it does not have.
+    """
+    if part.bundle not in loaded:
+        loaded[part.bundle] = part.load().manifest
+    manifest = loaded[part.bundle]
+    part.recipe.check(manifest.labels, f"{manifest.name} {manifest.version}")
+    return f"{manifest.name} {manifest.version}, golden set reproduced"
 
 
-def _check_camera(name: str, settings: CameraSettings) -> str:
+def _check_camera(name: str, settings: CameraSettings, recipes: Iterable[Recipe]) -> str:
     """Take one picture through the camera's own process.
 
     Raises:
-        CameraError: there was none within the camera's deadline, or it cannot be read.
+        CameraError: there was none within the camera's deadline, it cannot be read, or it does not hold the regions of
+            a product.
     """
     if isinstance(settings, DeviceCamera):
         _check_device(settings.device)
@@ -277,7 +293,7 @@ def _check_camera(name: str, settings: CameraSettings) -> str:
         while clock.monotonic_s() < until_s:
             match source.read(0.2):
                 case Frame() as frame:
-                    return _describe(frame)
+                    return _describe(frame, recipes)
                 case CameraEvent(state=CameraStateName.STALLED) as event:
                     raise CameraError(event.reason or "delivers nothing")
                 case CameraEvent(state=CameraStateName.FINISHED):
@@ -302,13 +318,16 @@ def _check_device(device: str | int) -> None:
         raise CameraError(f"{path} may not be used by this user; add it to the group video: usermod -aG video USER")
 
 
-def _describe(frame: Frame) -> str:
+def _describe(frame: Frame, recipes: Iterable[Recipe]) -> str:
     capture = frame.capture
     try:
         if capture.pixels is None:
             reason = capture.fault or Reason.UNREADABLE
             raise CameraError(f"first picture {capture.source or ''}: {reason.value}")
         height, width = capture.pixels.shape[:2]
+        for recipe in recipes:
+            if outside := recipe.outside(width, height):
+                raise CameraError(outside)
         colour = "grey" if capture.pixels.ndim == 2 else "colour"  # noqa: PLR2004
         return f"{width}×{height} {colour}"
     finally:
