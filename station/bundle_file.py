@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from station.errors import BundleError
 from station.trust import ANYONE, Signature, Signatures, Trust
@@ -54,6 +54,19 @@ class Part(BaseModel):
     """Base of the manifests' parts."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Head(Part, extra="ignore"):
+    """What every manifest says, whatever its task."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")
+    version: str = Field(min_length=1, max_length=64)
+    task: str
+
+    @property
+    def is_process(self) -> bool:
+        """Whether it is for readings, not for pictures."""
+        return self.task in ("forecast", "warn")
 
 
 AnyManifest = TypeVar("AnyManifest", bound=Part)
@@ -162,6 +175,15 @@ def parse_json(kind: type[AnyManifest], text: bytes | None, origin: str) -> AnyM
         raise BundleError(f"bundle {origin}: {MANIFEST}: {field}: {first['msg']}") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as exc:
         raise BundleError(f"bundle {origin}: {MANIFEST}: is not JSON: {exc}") from exc
+
+
+def head_of(contents: Contents, origin: str) -> Head:
+    """What the manifest in a bundle file says first; its members are not checked yet.
+
+    Raises:
+        BundleError: there is no manifest that says so.
+    """
+    return parse_json(Head, contents.members.get(MANIFEST), origin)
 
 
 def check_members(

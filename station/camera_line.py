@@ -14,6 +14,7 @@ from pathlib import Path
 
 from station import wire
 from station.accounting import FrameAccount
+from station.bundle_desk import Places
 from station.control import CameraControl, Pause, fulfil
 from station.faults import FaultBoard
 from station.ids import uuid7
@@ -43,9 +44,14 @@ LATENCY_WINDOW = 6_000
 
 @dataclass(frozen=True, slots=True)
 class BundleKey:
-    """What a camera's model is made of: products that share it share the model."""
+    """What a camera's model is made of: products that share it share the model.
 
-    bundle: Path
+    Attributes:
+        places: where its bundle is looked for.
+        reference: the picture that it compares with.
+    """
+
+    places: Places
     reference: Path | None
 
 
@@ -165,12 +171,18 @@ class CameraLine:
         self._taken = 0
         self._settled = 0
         self._pause: _Paused | None = None
+        self._failing: tuple[str, int] = ("", 0)
 
     @property
     def setup(self) -> Setup:
         """What judges what is captured now; during a changeover the former one."""
         with self._lock:
             return self._succession.newest.thing
+
+    @property
+    def failing(self) -> tuple[str, int]:
+        """The sha256 of the bundle whose model failed on the newest frame that it saw, and on how many in a row."""
+        return self._failing
 
     @property
     def settled(self) -> int:
@@ -296,6 +308,7 @@ class CameraLine:
         self._inspector.use(held.thing)
         self._inspector.obey(None if change is held.thing.without else change)
         verdict = self._inspector.inspect(frame)
+        self._note_failure(verdict)
         if self._evidence is not None:
             orders = self.control.take_orders() if frame.capture.pixels is not None else ()
             judged_with = self._inspector.judged_with
@@ -311,6 +324,17 @@ class CameraLine:
                 self._account.judged(verdict.outcome)
                 self._latencies_ms.append(verdict.latency_ms.total)
             self._judged(verdict)
+
+    def _note_failure(self, verdict: Verdict) -> None:
+        """Count the frames on which the model failed; one that it did not see, a dark one say, counts for nothing."""
+        if verdict.model is None:
+            return
+        sha256 = verdict.model.sha256
+        if Reason.MODEL_FAULT in verdict.reasons:
+            known, count = self._failing
+            self._failing = (sha256, count + 1 if known == sha256 else 1)
+        elif verdict.score is not None:
+            self._failing = (sha256, 0)
 
     def _follow_pause(self) -> None:
         """Begin and end a pause; what went by in it is declared at its end."""

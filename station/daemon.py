@@ -21,6 +21,8 @@ from uuid import UUID
 
 from station import __version__, wire
 from station.alert_line import AlertLine
+from station.bundle_desk import BundleDesk
+from station.bundle_operations import BundleOperations
 from station.camera_line import CameraLine, CameraPart
 from station.commander import Commander
 from station.errors import StorageError
@@ -96,6 +98,7 @@ class Station:
         alerts: what a person or a PLC must act on.
         commands: how commands come.
         product_store: notes which product runs.
+        bundles: finds and switches bundles.
         process: early warning; None: no process group is watched.
         process_at: says where the process groups stood at a moment, for the verdicts.
     """
@@ -116,6 +119,7 @@ class Station:
         alerts: AlertLine,
         commands: CommandPart,
         product_store: ProductStore,
+        bundles: BundleDesk,
         process: ProcessLines | None = None,
         process_at: Callable[[datetime], Mapping[str, ProcessState]] = lambda _: {},
     ) -> None:
@@ -161,9 +165,11 @@ class Station:
             faults=faults,
             clock=clock,
             changed=self._publish_status,
+            bundles=bundles,
         )
         self._dead: list[str] = []
         self._commands = commands
+        self._bundles = bundles
         self._process = process
 
     def stop(self) -> None:
@@ -215,6 +221,7 @@ class Station:
                 if line.part.part_ids is not None:
                     line.part.part_ids.keep()
             self._alerts.look()
+            self._products.take_failing_back()
             if now_s >= next_health_s:
                 self._publish_health()
                 next_health_s = now_s + interval_s
@@ -287,6 +294,7 @@ class Station:
             reload=self._products.reload,
             change_product=self._products.change,
             process=self._process,
+            others=BundleOperations(self._bundles, self._products.switched).handlers(),
         )
         commander = Commander(
             station=self._name,

@@ -19,6 +19,7 @@
     │   └── JournalInUse          another station keeps this journal; a second one must not start
     └── ModelError
         ├── BundleError           a bundle is missing, cut short, altered or of the wrong kind; fatal for that bundle
+        ├── BundleLocked          a bundle is encrypted, and the key is missing or another one; nothing is wrong with it
         ├── GoldenMismatch        the deployed path does not give the scores that were validated; fatal for that bundle
         └── InferenceError        one picture could not be judged; the frame is `unknown`
 
@@ -92,6 +93,10 @@ class ModelError(StationError):
 
 class BundleError(ModelError):
     """A bundle is missing, incomplete, altered, or not for this task."""
+
+
+class BundleLocked(ModelError):
+    """A bundle is encrypted with a key that is not here."""
 
 
 class GoldenMismatch(ModelError):

@@ -115,6 +115,9 @@ class Verb(StrEnum):
     SET_THRESHOLD = "set-threshold"
     RELOAD_BUNDLE = "reload-bundle"
     CHANGE_PRODUCT = "change-product"
+    INSTALL_BUNDLE = "install-bundle"
+    ACTIVATE_BUNDLE = "activate-bundle"
+    ROLLBACK_BUNDLE = "rollback-bundle"
     ACKNOWLEDGE = "acknowledge"
     SHELVE = "shelve"
     RESET = "reset"
@@ -129,6 +132,7 @@ class Origin(StrEnum):
 
     MQTT = "mqtt"
     LOCAL = "local"
+    STATION = "station"
 
 
 class EvidenceClass(StrEnum):
@@ -733,6 +737,40 @@ class BundleResult(Message):
     models: Mapping[str, ModelRef]
 
 
+class InstallResult(Message):
+    """A bundle is in the library.
+
+    Attributes:
+        installed: which one.
+        task: what it is for.
+        signed_by: id of the trusted key that signed it; None: nobody did, or no key is known to check with.
+        sealed: it is kept encrypted.
+    """
+
+    installed: ModelRef
+    task: str
+    signed_by: str | None
+    sealed: bool
+
+
+class SwitchResult(Message):
+    """What is active in a slot of the library.
+
+    Attributes:
+        slot: the table of the configuration whose `bundle` it stands in for.
+        active: the bundle; None: what the configuration names.
+        former: what was active before; None: what the configuration names.
+        models: what the cameras concerned judge with from their next frame on.
+        at_next_start: nothing that runs judges with it yet.
+    """
+
+    slot: str
+    active: ModelRef | None
+    former: ModelRef | None
+    models: Mapping[str, ModelRef]
+    at_next_start: bool
+
+
 class AlarmResult(Message):
     """Where an alarm stands after a command.
 
@@ -764,6 +802,8 @@ Result = (
     | ThresholdResult
     | BundleResult
     | ChangeoverResult
+    | InstallResult
+    | SwitchResult
 )
 
 
@@ -774,7 +814,8 @@ class Response(Message):
         id: UUIDv7; what an `override` names.
         verb: as it stood in the request's topic.
         transaction: the request's own, to know the answer by; None where none could be read.
-        origin: how it came: over `mqtt`, or from the command line of the station's machine, `local`.
+        origin: how it came: over `mqtt`, from the command line of the station's machine, `local`, or nobody asked: the
+            `station` did it by itself.
         accepted: whether it was carried out.
         reason: why not; None when it was.
         request: the command as it was understood; None when it was not.

@@ -64,6 +64,7 @@ class Operations:
         reload: loads the bundles of these cameras anew for this command, all or none; raises ModelError.
         change_product: changes over to another product for this command; raises Refusal.
         process: early warning; None: no process group is watched.
+        others: who carries out the verbs that are not in here.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Operations:
         reload: Callable[[Sequence[str], UUID], Mapping[str, ModelRef]],
         change_product: Callable[[ChangeProductRequest, UUID], ChangeoverResult | Later],
         process: ProcessLines | None = None,
+        others: Mapping[Verb, Handler] | None = None,
     ) -> None:
         self._settings = settings
         self._clock = clock
@@ -88,6 +90,7 @@ class Operations:
         self._reload = reload
         self._change_product = change_product
         self._process = process
+        self._others = others or {}
 
     def handlers(self) -> Mapping[Verb, Handler]:
         """Who carries out which verb."""
@@ -104,6 +107,7 @@ class Operations:
             ),
             Verb.SHELVE: handles(ShelveRequest, self._shelve),
             **{verb: self._service(event) for verb, event in _SERVICES.items()},
+            **self._others,
         }
 
     def _service(self, event: AlarmEvent) -> Handler:

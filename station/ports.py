@@ -5,6 +5,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import Protocol, Self, runtime_checkable
 
+from station.bundle_index import Entry, Index
 from station.judged_with import JudgedWith
 from station.messages import (
     Adjustment,
@@ -308,6 +309,54 @@ class Journal(Resource, Protocol):
 
     def health(self) -> JournalHealth:
         """Figures for the `health` topic."""
+
+
+class BundleLibrary(Protocol):
+    """Keeps bundles, and which is active where; any thread, and other processes beside it."""
+
+    def index(self) -> Index:
+        """What it holds now.
+
+        Raises:
+            StorageError: that cannot be read.
+        """
+
+    def read(self, sha256: str) -> bytes:
+        """The bytes of a bundle file.
+
+        Raises:
+            BundleError: it is not there, or was altered.
+            BundleLocked: it is encrypted, and the key is missing or another one.
+        """
+
+    def add(self, data: bytes, entry: Entry) -> Entry:
+        """Put a bundle in; return its entry as it stands.
+
+        Raises:
+            StorageError: the library is as it was.
+            BundleLocked: it should be encrypted, and there is no key.
+        """
+
+    def change(self, how: Callable[[Index], Index]) -> Index:
+        """Change what is active or noted; durable when it returns. What `how` raises changes nothing.
+
+        Raises:
+            StorageError: all is as it was.
+        """
+
+
+class BundleInbox(Protocol):
+    """Bundle files that were handed in and are not in the library yet."""
+
+    def handed_in(self, sha256: str) -> bytes:
+        """One of them.
+
+        Raises:
+            BundleError: it is not there.
+        """
+
+    def discard(self, sha256: str) -> None:
+        """Remove it."""
 
 
 class Archive(Protocol):

@@ -20,9 +20,9 @@ from pydantic import Field, model_validator
 from station.bundle_file import (
     MANIFEST,
     MODEL,
-    Contents,
     Part,
     check_members,
+    head_of,
     open_members,
     parse_json,
     read_file,
@@ -372,20 +372,7 @@ def is_process_bundle(path: Path) -> bool:
     Raises:
         BundleError: the file is missing, cut short or too large.
     """
-    return tells_process(open_members(read_file(path), str(path)), str(path))
-
-
-def tells_process(contents: Contents, origin: str) -> bool:
-    """Whether the manifest in a bundle file names a task of this module.
-
-    Raises:
-        BundleError: there is no manifest that names a task.
-    """
-    return parse_json(_Task, contents.members.get(MANIFEST), origin).task in ("forecast", "warn")
-
-
-class _Task(Part, extra="ignore"):
-    task: str
+    return head_of(open_members(read_file(path), str(path)), str(path)).is_process
 
 
 def _table(content: bytes, name: str, origin: str) -> Floats:

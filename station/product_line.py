@@ -23,6 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from uuid import UUID
 
+from station.bundle_desk import BundleDesk
 from station.camera_line import BundleKey, CameraLine, CameraProduct
 from station.commander import Later, Refusal
 from station.errors import ModelError, StorageError
@@ -65,6 +66,7 @@ class ProductLine:
         faults: told of what cannot be loaded or changed over to.
         clock: time.
         changed: called when another model or product judges.
+        bundles: finds and switches bundles.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class ProductLine:
         faults: FaultBoard,
         clock: Clock,
         changed: Callable[[], None],
+        bundles: BundleDesk,
     ) -> None:
         self._lines = lines
         self._numbers = numbers
@@ -84,6 +87,8 @@ class ProductLine:
         self._faults = faults
         self._clock = clock
         self._changed = changed
+        self._bundles = bundles
+        self._switching = threading.Lock()
         self._current = (start or next(iter(numbers))) if numbers else None
         self._lock = threading.Lock()
         self._models: dict[tuple[str, BundleKey], LoadedModel] = {}
@@ -116,10 +121,68 @@ class ProductLine:
             self._load(line)
 
     def load_missing(self) -> None:
-        """Try again to load what the present product lacks."""
+        """Try again to load what the present product lacks; a command that switches bundles loads them itself."""
+        if not self._switching.acquire(blocking=False):
+            return
+        try:
+            for line in self._lines.values():
+                if line.setup.loaded is None:
+                    self._load(line)
+        finally:
+            self._switching.release()
+
+    def take_failing_back(self) -> None:
+        """Have the bundle taken back that was activated and whose model then failed on too many frames."""
         for line in self._lines.values():
-            if line.setup.loaded is None:
-                self._load(line)
+            sha256, frames = line.failing
+            if not frames or not self._switching.acquire(blocking=False):
+                continue
+            try:
+                slot = self._bundles.fails_on_frames(line.part.products[self._current].bundle.places, sha256, frames)
+                if slot is not None:
+                    self._put_all(self._concerned(slot))
+            except ModelError as exc:
+                self._faults.set(f"model {line.name}", str(exc))
+            finally:
+                self._switching.release()
+
+    def switched(self, slot: str, command: UUID) -> Mapping[str, ModelRef]:
+        """Judge by what is active in a slot of the library now, for this command, under every product that it concerns.
+
+        Raises:
+            ModelError: a bundle cannot be used, or does not fit a product; nothing has changed.
+            Refusal: the line is changing over.
+        """
+        if self._change is not None:
+            raise Refusal(f"the line is changing over to {self._change.product}; try again later")
+        with self._switching:
+            return self._put_all(self._concerned(slot), command)
+
+    def _concerned(self, slot: str) -> list[tuple[CameraLine, BundleKey]]:
+        """The models that a switch in a slot concerns, each once."""
+        return [
+            (line, key)
+            for line in self._lines.values()
+            for key in dict.fromkeys(part.bundle for part in line.part.products.values())
+            if self._bundles.concerns(slot, key.places)
+        ]
+
+    def _put_all(
+        self, concerned: Sequence[tuple[CameraLine, BundleKey]], command: UUID | None = None
+    ) -> Mapping[str, ModelRef]:
+        """Load these anew; the old ones judge until all of the new ones can."""
+        loaded = []
+        for line, key in concerned:
+            parts = [part for part in line.part.products.values() if part.bundle == key]
+            parts[0].try_out()
+            model = replace(parts[0].load(), command=command)
+            for part in parts:
+                part.recipe.check(model.manifest.labels, f"{model.ref.name} {model.ref.version}")
+            loaded.append((line, key, model))
+        for line, key, model in loaded:
+            self._put(line, key, model)
+        self._changed()
+        return {line.name: model.ref for line, _, model in loaded}
 
     def _load(self, line: CameraLine) -> None:
         part = line.part.products[self._current]
@@ -354,7 +417,7 @@ def _misfit(part: CameraProduct, loaded: LoadedModel) -> str | None:
 def _stamp(bundle: BundleKey) -> tuple[object, ...]:
     """Changes when one of the files does."""
     stamps: list[object] = []
-    for path in (bundle.bundle, bundle.reference):
+    for path in (*(place.path for place in bundle.places), bundle.reference):
         try:
             seen = path.stat() if path is not None else None
         except OSError as exc:

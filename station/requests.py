@@ -11,6 +11,7 @@ from typing import Annotated, Self
 
 from pydantic import AwareDatetime, ConfigDict, Field, ValidationError, model_validator
 
+from station.bundle_index import SLOT
 from station.errors import ProtocolError
 from station.messages import Message, Name, Verb
 
@@ -116,6 +117,32 @@ class ChangeProductRequest(Request):
         return self
 
 
+class InstallBundleRequest(Request):
+    """Take the bundle file with this sha256, which was handed in at this machine, into the library."""
+
+    bundle: str = Field(pattern=r"^[0-9a-f]{64}$")
+    encrypt: bool = False
+
+
+class SlotRequest(Request):
+    """A request that concerns what judges in place of the `bundle` of one table: `model`, `camera.<name>`,
+    `product.<name>`, `process.<group>`."""
+
+    slot: str = Field(default="model", pattern=f"^({SLOT.pattern})$")
+
+
+class ActivateBundleRequest(SlotRequest):
+    """Judge with a bundle of the library from the next frame on, and after each start; one with another task than the
+    former one has only if `other_task` is set."""
+
+    bundle: str = Field(min_length=1, max_length=128)
+    other_task: bool = False
+
+
+class RollbackBundleRequest(SlotRequest):
+    """Judge with what was active before."""
+
+
 class AlarmRequest(Request):
     """A request that concerns one process alarm."""
 
@@ -150,6 +177,9 @@ REQUESTS: Mapping[Verb, type[Request]] = {
     Verb.SET_THRESHOLD: SetThresholdRequest,
     Verb.RELOAD_BUNDLE: ReloadBundleRequest,
     Verb.CHANGE_PRODUCT: ChangeProductRequest,
+    Verb.INSTALL_BUNDLE: InstallBundleRequest,
+    Verb.ACTIVATE_BUNDLE: ActivateBundleRequest,
+    Verb.ROLLBACK_BUNDLE: RollbackBundleRequest,
     Verb.ACKNOWLEDGE: AcknowledgeRequest,
     Verb.SHELVE: ShelveRequest,
     Verb.RESET: ServiceRequest,

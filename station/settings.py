@@ -18,6 +18,7 @@ from pydantic import Field, SecretStr, ValidationError, model_validator
 
 from station.alert_settings import AlertSettings, AlertTables, CameraAlert
 from station.broker_settings import BrokerSettings
+from station.bundle_settings import BundleSettings
 from station.changeover_settings import ChangeoverSettings
 from station.errors import ConfigurationError
 from station.messages import EvidenceClass, Name, Verb
@@ -294,6 +295,8 @@ class Settings(Section):
     """`[model]`"""
     trust: TrustSettings = TrustSettings()
     """`[trust]`"""
+    bundles: BundleSettings = BundleSettings()
+    """`[bundles]`"""
     camera: Mapping[Name, CameraSettings] = Field(min_length=1)
     """`[camera.<name>]`, one table for each camera."""
     sensors: Mapping[Name, SensorSettings] = Field(default_factory=dict)
@@ -513,6 +516,7 @@ _PATH_KEYS = {
     "station": ("data_dir",),
     "broker": ("password_file",),
     "model": ("bundle",),
+    "bundles": ("key_file",),
     "tls": ("ca_file", "certificate_file", "key_file"),
     "camera": ("bundle", "reference", "path", "list_file"),
     "sensors": ("path", "password_file", "certificate_file", "key_file", "server_certificate_file"),
@@ -555,6 +559,7 @@ def _absolute(settings: Settings, folder: Path) -> Settings:
             "station": fix(settings.station, _PATH_KEYS["station"]),
             "broker": fix_broker(settings.broker),
             "model": fix(settings.model, _PATH_KEYS["model"]),
+            "bundles": fix(settings.bundles, _PATH_KEYS["bundles"]),
             "trust": settings.trust.model_copy(update={"keys": tuple(folder / one for one in settings.trust.keys)}),
             "camera": {name: fix_camera(camera) for name, camera in settings.camera.items()},
             "sensors": {name: fix_source(source) for name, source in settings.sensors.items()},

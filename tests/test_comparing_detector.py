@@ -18,7 +18,7 @@ from station.manifest import (
 )
 from station.messages import Pixels
 from station.section import Region
-from station.settings import FolderCamera, ModelSettings
+from station.settings import SHIPPED_BUNDLE, FolderCamera
 from station.trust import ANYONE
 
 pytestmark = [
@@ -89,19 +89,19 @@ def test_a_camera_names_the_good_part(path: Path, tmp_path: Path) -> None:
     pixels, clean, _ = pair(7, 2)
     cv2.imwrite(str(tmp_path / "good.png"), clean)
     (tmp_path / "note.png").write_text("no picture")
-    model = ModelSettings(bundle=path)
+    bundle = (path.read_bytes(), str(path), ANYONE)
 
     def camera(reference: Path | None = None, region: Region | None = None) -> FolderCamera:
         return FolderCamera(kind="folder", path=tmp_path, reference=reference, region=region)
 
-    assert load_bundle(camera(tmp_path / "good.png"), model, ANYONE).model.infer(pixels).candidates
+    assert load_bundle(camera(tmp_path / "good.png"), 1, *bundle).model.infer(pixels).candidates
     with pytest.raises(ModelError, match="name that one in the camera's `reference`"):
-        load_bundle(camera(), model, ANYONE)
+        load_bundle(camera(), 1, *bundle)
     with pytest.raises(ModelError, match=r"missing\.png: cannot be read"):
-        load_bundle(camera(tmp_path / "missing.png"), model, ANYONE)
+        load_bundle(camera(tmp_path / "missing.png"), 1, *bundle)
     with pytest.raises(ModelError, match=r"note\.png: is not a picture"):
-        load_bundle(camera(tmp_path / "note.png"), model, ANYONE)
+        load_bundle(camera(tmp_path / "note.png"), 1, *bundle)
     with pytest.raises(ModelError, match="96×96 px do not hold the camera's region"):
-        load_bundle(camera(tmp_path / "good.png", Region(x_px=90, y_px=0, width_px=20, height_px=20)), model, ANYONE)
+        load_bundle(camera(tmp_path / "good.png", Region(x_px=90, y_px=0, width_px=20, height_px=20)), 1, *bundle)
     with pytest.raises(ModelError, match="takes no reference"):
-        load_bundle(camera(tmp_path / "good.png"), ModelSettings(), ANYONE)
+        load_bundle(camera(tmp_path / "good.png"), 1, SHIPPED_BUNDLE.read_bytes(), "shipped", ANYONE)

@@ -27,7 +27,7 @@ def observe(seed: int, seconds: float, drift_after_s: float | None = None) -> tu
         flood=FloodWatch(),
         clock=ToldClock(),
         live=False,
-        model=load_process_bundle(SHIPPED_PROCESS_BUNDLE, ANYONE),
+        model=load_process_bundle(SHIPPED_PROCESS_BUNDLE.read_bytes(), "shipped", ANYONE),
     )
     observer.window.connect("plc", [name for name, _ in CHANNELS])
     process = SimulatedProcess(seed, 10.0, drift_after_s)

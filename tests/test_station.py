@@ -68,10 +68,10 @@ def _listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def eventually(condition: Callable[[], bool]) -> None:
+def eventually(condition: Callable[[], bool], within_s: float = PATIENCE_S) -> None:
     """Wait for something that only the outside world can do."""
     waiter = threading.Event()
-    deadline_s = time.monotonic() + PATIENCE_S
+    deadline_s = time.monotonic() + within_s
     while not condition():
         assert time.monotonic() < deadline_s, "it did not come about"
         waiter.wait(0.02)

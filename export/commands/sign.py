@@ -12,9 +12,9 @@ from pathlib import Path
 from export.commands.keygen import passphrase
 from export.files import write_whole
 from export.signing import read_private_key, signed
-from station.bundle_file import open_members, read_file
+from station.bundle_file import head_of, open_members, read_file
 from station.manifest import open_bundle
-from station.process_bundle import open_process_bundle, tells_process
+from station.process_bundle import open_process_bundle
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     origin = str(arguments.bundle)
     data = read_file(arguments.bundle)
     contents = open_members(data, origin)
-    bundle = open_process_bundle(data, origin) if tells_process(contents, origin) else open_bundle(data, origin)
+    bundle = open_process_bundle(data, origin) if head_of(contents, origin).is_process else open_bundle(data, origin)
     whole = signed(data, origin, key)
     out = arguments.out or arguments.bundle
     write_whole(out, whole)

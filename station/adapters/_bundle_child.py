@@ -10,10 +10,10 @@ import sys
 
 from station.adapters.litert_model import load_model
 from station.adapters.litert_step import load_step_model
-from station.bundle_file import open_members
+from station.bundle_file import head_of, open_members
 from station.errors import ModelError
 from station.manifest import open_bundle
-from station.process_bundle import open_process_bundle, tells_process
+from station.process_bundle import open_process_bundle
 
 _NICENESS = 10
 """The line's own work goes first."""
@@ -25,7 +25,7 @@ def main() -> int:
     origin, threads = sys.argv[1], int(sys.argv[2])
     data = sys.stdin.buffer.read()
     try:
-        if tells_process(open_members(data, origin), origin):
+        if head_of(open_members(data, origin), origin).is_process:
             load_step_model(open_process_bundle(data, origin))
         else:
             load_model(open_bundle(data, origin), threads)

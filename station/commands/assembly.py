@@ -7,9 +7,9 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
-from pathlib import Path
 
 from station import __version__, wire
+from station.adapters.bundle_library import BundleLibrary
 from station.adapters.bundle_trial import try_out
 from station.adapters.camera_process import CameraProcess, plan_for
 from station.adapters.control_folder import ControlFolder
@@ -28,7 +28,7 @@ from station.alert_line import AlertLine
 from station.alert_messages import Alert
 from station.alerts import AlertBook
 from station.broker_settings import BrokerSettings
-from station.bundle_file import open_members, read_file
+from station.bundle_desk import BundleDesk, Place, Places
 from station.camera_line import BundleKey, CameraPart, CameraProduct
 from station.commands.camera_factory import make_camera
 from station.commands.part_id_factory import make_part_ids, need_part_id_extras
@@ -38,12 +38,12 @@ from station.errors import ConfigurationError, ModelError, ProtocolError, Storag
 from station.faults import FaultBoard
 from station.ids import uuid7
 from station.mailbox import Mailbox, Overflow
-from station.manifest import read_bundle
+from station.manifest import open_bundle
 from station.messages import Incoming, Link, OutboxRow, Outgoing, Status, StatusName, Verdict
 from station.picture import View, fingerprint, read_reference
 from station.pipeline import LoadedModel
 from station.ports import Archive, Clock, Journal, StepModel
-from station.process_bundle import read_process_bundle
+from station.process_bundle import open_process_bundle
 from station.process_history import ProcessHistory
 from station.process_line import READINGS, ProcessLines, ProcessPart, SensorsPart
 from station.product_settings import ProductView
@@ -51,7 +51,7 @@ from station.recipe import NO_RECIPE, Recipe
 from station.recorder import Recorder
 from station.section import ControlName
 from station.sensor_settings import REPLAYED
-from station.settings import CameraSettings, DeviceCamera, ModelSettings, Settings
+from station.settings import CameraSettings, DeviceCamera, Settings
 from station.trust import Trust
 
 logger = logging.getLogger(__name__)
@@ -64,6 +64,8 @@ REQUESTS_CAPACITY = 256
 JOURNAL_FILE = "journal.sqlite"
 READINGS_FILE = "readings.sqlite"
 SWITCH_INTERVAL_S = 0.0005
+MODEL = "model"
+"""The slot of the bundle that judges where nothing more specific names one."""
 CONTROL = "control"
 """What a fault of the folder for requests of the command line is called in `status`."""
 EVIDENCE = "evidence"
@@ -96,7 +98,6 @@ def assembled(
     # up to that long to get it back from the thread that keeps the journal.
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     need_extras(settings.sensors.items())
-    trust = settings.trust.read()
     need_part_id_extras(settings.camera)
     clock = SystemClock()
     faults = FaultBoard(clock)
@@ -104,6 +105,7 @@ def assembled(
     boot_id = uuid7(int(clock.now().timestamp() * 1e3))
     outbox: Mailbox[Outgoing] = Mailbox(OUTBOX_CAPACITY, Overflow.BLOCK)
     requests: Mailbox[Incoming] = Mailbox(REQUESTS_CAPACITY, Overflow.DROP_NEWEST, _too_many)
+    bundles = make_desk(settings, environment, clock, faults.set, outbox.put)
     password = settings.broker.read_password(environment)
     client_id = settings.broker.client_id or f"inspection-{name}"
     last_will = Status(station=name, status=StatusName.OFFLINE, since=clock.now(), version=__version__, boot_id=boot_id)
@@ -159,7 +161,7 @@ def assembled(
                     clock,
                     resume_after=resume.get(camera),
                 ),
-                products=camera_products(settings, camera, trust),
+                products=camera_products(settings, camera, bundles),
                 cpu=(cpus or {}).get(camera),
                 silence_s=plan.read_deadline_s if plan.watch_reads else None,
                 waits=plan.waits,
@@ -191,7 +193,10 @@ def assembled(
             },
             groups={
                 group: ProcessPart(
-                    table, functools.partial(load_process_bundle, table.bundle, trust) if table.bundle else None
+                    table,
+                    functools.partial(bundles.load, process_places(settings, group), load_process_bundle)
+                    if table.bundle
+                    else None,
                 )
                 for group, table in settings.process.items()
             },
@@ -227,6 +232,7 @@ def assembled(
             alerts,
             commands,
             ProductFile(settings.station.data_dir),
+            bundles,
             process if settings.process else None,
             history.at,
         )
@@ -251,14 +257,21 @@ def open_journal(settings: Settings, clock: Clock) -> Iterator[SqliteJournal]:
         journal.__exit__(None, None, None)
 
 
-def camera_products(settings: Settings, camera: str, trust: Trust) -> dict[str | None, CameraProduct]:
+def camera_products(settings: Settings, camera: str, bundles: BundleDesk) -> dict[str | None, CameraProduct]:
     """How a camera judges each product; without products, None is the only one."""
     views = {name: product.of(camera) for name, product in settings.product.items()}
+    table = settings.camera[camera]
+    places: Places = (Place(f"camera.{camera}", table.bundle), Place(MODEL, settings.model.bundle))
     if not views:
-        return {None: _camera_product(settings, settings.camera[camera], NO_RECIPE, {}, trust)}
+        return {None: _camera_product(settings, table, places, NO_RECIPE, {}, bundles)}
     return {
         name: _camera_product(
-            settings, with_product(settings.camera[camera], view), Recipe.of(name, view), view.controls, trust
+            settings,
+            with_product(table, view),
+            places if view.bundle is None else (Place(f"product.{name}", view.bundle),),
+            Recipe.of(name, view),
+            view.controls,
+            bundles,
         )
         for name, view in views.items()
     }
@@ -272,26 +285,76 @@ def with_product(camera: CameraSettings, view: ProductView) -> CameraSettings:
 
 
 def _camera_product(
-    settings: Settings, camera: CameraSettings, recipe: Recipe, controls: Mapping[ControlName, float], trust: Trust
+    settings: Settings,
+    camera: CameraSettings,
+    places: Places,
+    recipe: Recipe,
+    controls: Mapping[ControlName, float],
+    bundles: BundleDesk,
 ) -> CameraProduct:
-    path = camera.bundle or settings.model.bundle
     own = camera.controls if isinstance(camera, DeviceCamera) else {}
     return CameraProduct(
         recipe=recipe,
-        bundle=BundleKey(path, camera.reference),
-        load=functools.partial(load_bundle, camera, settings.model, trust),
-        try_out=functools.partial(_try_out, camera, settings.model, trust),
+        bundle=BundleKey(places, camera.reference),
+        load=functools.partial(bundles.load, places, functools.partial(load_bundle, camera, settings.model.threads)),
+        try_out=functools.partial(bundles.try_out, places),
         controls={str(name): value for name, value in {**own, **controls}.items()},
     )
 
 
-def load_bundle(camera: CameraSettings, model: ModelSettings, trust: Trust) -> LoadedModel:
-    """Read and check a camera's bundle, load it with the camera's reference picture, and replay its golden set.
+def make_desk(
+    settings: Settings,
+    environment: Mapping[str, str],
+    clock: Clock,
+    told: Callable[[str, str | None], object],
+    record: Callable[[Outgoing], object] | None,
+) -> BundleDesk:
+    """What finds and switches bundles, with the library in the data folder.
+
+    Args:
+        settings: the validated configuration.
+        environment: where credentials are looked up.
+        clock: time.
+        told: takes what is wrong with a part.
+        record: takes a record of what is done by itself; None: nothing is changed by itself.
+
+    Raises:
+        ConfigurationError: a trusted key, or the key of the library, cannot be read.
+    """
+    library = BundleLibrary(
+        settings.station.data_dir, settings.bundles.read_key(environment), settings.bundles.max_bytes
+    )
+    return BundleDesk(
+        station=settings.station.name,
+        tables={
+            MODEL: settings.model.bundle,
+            **{f"camera.{name}": camera.bundle for name, camera in settings.camera.items()},
+            **{f"product.{name}": product.bundle for name, product in settings.product.items() if product.bundle},
+            **{f"process.{group}": process.bundle for group, process in settings.process.items()},
+        },
+        library=library,
+        inbox=library,
+        settings=settings.bundles,
+        trust=settings.trust.read(),
+        try_out=functools.partial(_try_out, settings.model.threads),
+        clock=clock,
+        told=told,
+        record=record,
+    )
+
+
+def process_places(settings: Settings, group: str) -> Places:
+    """Where a process group's bundle is looked for."""
+    return (Place(f"process.{group}", settings.process[group].bundle),)
+
+
+def load_bundle(camera: CameraSettings, threads: int, data: bytes, origin: str, trust: Trust) -> LoadedModel:
+    """Check the bytes of a bundle file, load it with a camera's reference picture, and replay its golden set.
 
     Raises:
         ModelError: it cannot be used, or the reference that it needs is missing.
     """
-    bundle = read_bundle(camera.bundle or model.bundle, trust)
+    bundle = open_bundle(data, origin, trust)
     if bundle.manifest.compares and camera.reference is None:
         raise ModelError(
             f"bundle {bundle.origin}: compares each picture with one of a good part; name that one in the camera's "
@@ -301,10 +364,10 @@ def load_bundle(camera: CameraSettings, model: ModelSettings, trust: Trust) -> L
         raise ModelError(f"bundle {bundle.origin}: takes no reference; remove `reference` from the camera's table")
     reference = read_reference(camera.reference, View.of(camera)) if camera.reference is not None else None
     return LoadedModel(
-        load_model(bundle, model.threads, reference=reference),
+        load_model(bundle, threads, reference=reference),
         bundle.manifest,
         reference_sha256=fingerprint(reference) if reference is not None else None,
-        machine=machine(model.threads),
+        machine=machine(threads),
     )
 
 
@@ -338,20 +401,17 @@ def wanted_points(settings: Settings, source: str) -> Sequence[str]:
     )
 
 
-def _try_out(camera: CameraSettings, model: ModelSettings, trust: Trust) -> None:
-    path = camera.bundle or model.bundle
-    data = read_file(path)
-    open_members(data, str(path), trust)
-    try_out(data, str(path), model.threads)
+def _try_out(threads: int, data: bytes, origin: str) -> None:
+    try_out(data, origin, threads)
 
 
-def load_process_bundle(path: Path, trust: Trust) -> StepModel:
-    """Read and check a process group's bundle, load it, and replay its golden sequence.
+def load_process_bundle(data: bytes, origin: str, trust: Trust) -> StepModel:
+    """Check the bytes of a process group's bundle file, load it, and replay its golden sequence.
 
     Raises:
         ModelError: it cannot be used.
     """
-    return load_step_model(read_process_bundle(path, trust))
+    return load_step_model(open_process_bundle(data, origin, trust))
 
 
 @contextmanager

@@ -12,13 +12,22 @@ from station.adapters.camera_process import CameraProcess, plan_for
 from station.adapters.embedded_broker import check_port
 from station.adapters.mqtt_subscriber import Subscriber
 from station.adapters.system_clock import SystemClock
+from station.bundle_desk import BundleDesk, Places
 from station.camera_line import BundleKey, CameraProduct
-from station.commands.assembly import camera_products, load_process_bundle, open_journal, wanted_points
+from station.commands.assembly import (
+    camera_products,
+    load_process_bundle,
+    make_desk,
+    open_journal,
+    process_places,
+    wanted_points,
+)
 from station.commands.camera_factory import make_camera
 from station.commands.exit_codes import ExitCode
 from station.commands.part_id_factory import make_part_id_source
 from station.commands.sensor_factory import StationBroker, make_sensors
 from station.errors import (
+    BundleLocked,
     CameraError,
     ConfigurationError,
     JournalInUse,
@@ -37,7 +46,6 @@ from station.process_settings import ProcessSettings
 from station.recipe import Recipe
 from station.sensor_settings import ModbusRtuSensors, MqttSensors, SensorSettings
 from station.settings import CameraSettings, DeviceCamera, Settings
-from station.trust import Trust
 
 CAMERA_WITHIN_S = 10.0
 """How long a camera has for its first picture, beyond its own read deadline."""
@@ -111,31 +119,51 @@ def as_owner(folder: Path) -> Iterator[None]:
 
 
 def bundles(settings: Settings) -> Iterator[Finding]:
-    """Load each bundle, with the reference picture where a camera has one, and replay its golden set.
+    """Load each bundle that would judge, with the reference picture where a camera has one, and replay its golden set.
 
     Raises:
-        ConfigurationError: a trusted key cannot be read.
+        ConfigurationError: a trusted key, or the key of the library, cannot be read.
     """
-    trust = settings.trust.read()
+    faults: list[Finding] = []
+
+    def told(what: str, reason: str | None) -> None:
+        if reason is not None:
+            faults.append(Finding(what, reason, advice=True))
+
+    desk = make_desk(settings, os.environ, SystemClock(), told, None)
     loaded: dict[BundleKey, Manifest] = {}
     for camera in settings.camera:
-        for product, part in camera_products(settings, camera, trust).items():
-            what = f"bundle {part.bundle.bundle}"
+        for product, part in camera_products(settings, camera, desk).items():
+            what = f"bundle {desk.chosen(part.bundle.places).origin}"
             if product is not None:
                 what = f"product {product}, camera {camera}, {what}"
             elif part.bundle in loaded:
                 continue
-            yield _look(what, ExitCode.BUNDLE, functools.partial(_check_bundle, part, loaded))
+            yield _bundle(what, functools.partial(_check_bundle, part, loaded))
     for group, process in settings.process.items():
         if process.bundle is not None:
-            yield _process_bundle(group, process, process.bundle, trust)
+            yield _process_bundle(group, process, desk, process_places(settings, group))
+    yield from dict.fromkeys(faults)
 
 
-def _process_bundle(group: str, settings: ProcessSettings, path: Path, trust: Trust) -> Finding:
-    """Load a process group's bundle, replay its golden sequence, and see that the configuration fits it."""
-    what = f"process {group}, bundle {path}"
+def _bundle(what: str, check: Callable[[], str]) -> Finding:
     try:
-        model = load_process_bundle(path, trust)
+        return Finding(what, check())
+    except BundleLocked as exc:
+        return Finding(what, str(exc), ExitCode.OK if _credential_missing() else ExitCode.BUNDLE, advice=True)
+    except ModelError as exc:
+        return Finding(what, str(exc), ExitCode.BUNDLE)
+
+
+def _credential_missing() -> bool:
+    return "CREDENTIALS_DIRECTORY" not in os.environ
+
+
+def _process_bundle(group: str, settings: ProcessSettings, desk: BundleDesk, places: Places) -> Finding:
+    """Load a process group's bundle, replay its golden sequence, and see that the configuration fits it."""
+    what = f"process {group}, bundle {desk.chosen(places).origin}"
+    try:
+        model = desk.load(places, load_process_bundle)
         channels = channels_of(group, settings, step_of(settings, model), model)
     except ModelError as exc:
         return Finding(what, str(exc), ExitCode.BUNDLE)

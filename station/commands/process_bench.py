@@ -16,6 +16,7 @@ from ai_edge_litert.interpreter import Interpreter
 
 from station.adapters.system_clock import SystemClock
 from station.alarm import FloodWatch
+from station.bundle_file import read_file
 from station.commands.assembly import load_process_bundle
 from station.commands.exit_codes import ExitCode
 from station.daemon import resident_mb
@@ -69,7 +70,7 @@ def run(bundle: Path, ticks: int, *, as_json: bool) -> ExitCode:
     if ticks < LEAST_TICKS:
         raise ConfigurationError(f"--ticks {ticks}: allowed are {LEAST_TICKS} and more")
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    model = load_process_bundle(bundle, ANYONE)
+    model = load_process_bundle(read_file(bundle), str(bundle), ANYONE)
     invoke = _bare(bundle)
     journey = _Journey(bundle, model)
     journey.stretch()
