@@ -348,6 +348,17 @@ def test_a_foreign_database_is_set_aside(opening: Open, path: Path) -> None:
     assert verify(path).fault is None
 
 
+def test_a_header_that_forbids_writing_is_damage_and_not_a_disk_that_refuses(filled: Path, opening: Open) -> None:
+    data = bytearray(filled.read_bytes())
+    data[18] = 3
+    filled.write_bytes(data)
+    with opening() as journal:
+        journal.commit([message(31)], ())
+        assert sequences([row.message for row in journal.pending(0, 100)])[-1] == 31
+    assert list(filled.parent.glob("*.corrupt-*"))
+    assert verify(filled).fault is None
+
+
 def test_a_changed_row_near_the_end_is_found_when_the_journal_is_opened(filled: Path, opening: Open) -> None:
     change(filled, "UPDATE journal SET payload = x'00' WHERE row = 28")
     with opening() as journal:

@@ -46,6 +46,9 @@ CREATE TABLE IF NOT EXISTS replays (
 );
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 """
+SQLITE_MAGIC = b"SQLite format 3\0"
+WRITE_VERSION_WAL = 2
+"""Of the file format's write versions the largest that is defined; it stands behind the magic and the page's size."""
 GENESIS = bytes(32)
 """The hash before the first row."""
 COLUMNS = "row, id, kind, topic, payload, camera, epoch, sequence, outcome, committed_at"
@@ -353,10 +356,21 @@ def translated(path: Path) -> Iterator[None]:
         yield
     except sqlite3.Error as exc:
         code = getattr(exc, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
-        kind = StorageError if code in _TRANSIENT else JournalCorrupt
+        kind = StorageError if code in _TRANSIENT and not _claims_to_be_later(path) else JournalCorrupt
         raise kind(f"journal: {path}: {exc}") from exc
     except (TypeError, ValueError, OverflowError, struct.error) as exc:
         raise JournalCorrupt(f"journal: {path}: holds a value of the wrong kind: {exc}") from exc
+
+
+def _claims_to_be_later(path: Path) -> bool:
+    """Whether the file's header says that only a later version of SQLite may write to it (SQLite's file format 1.3.3).
+
+    No station makes such a file; SQLite calls it read-only, which no other disk would change.
+    """
+    with suppress(OSError), path.open("rb") as file:
+        header = file.read(len(SQLITE_MAGIC) + 3)
+        return header.startswith(SQLITE_MAGIC) and header[-1] > WRITE_VERSION_WAL
+    return False
 
 
 def pending_rows(database: sqlite3.Connection, path: Path, after_row: int, limit: int) -> list[OutboxRow]:
