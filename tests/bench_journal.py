@@ -22,6 +22,7 @@ from delivery_helpers import verdict
 from station.adapters.memory import MemoryPublisher
 from station.adapters.sqlite_journal import SqliteJournal
 from station.adapters.system_clock import SystemClock
+from station.commands.assembly import SWITCH_INTERVAL_S
 from station.mailbox import Mailbox, Overflow
 from station.messages import OutboxRow, Outgoing
 from station.recorder import Recorder
@@ -135,6 +136,7 @@ def recording(recorder: Recorder, mailbox: Mailbox[Outgoing]) -> Iterator[None]:
 
 def run(folder: Path) -> None:
     """Measure and print."""
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     clock = SystemClock()
     mailbox: Mailbox[Outgoing] = Mailbox(1000, Overflow.BLOCK)
     publisher = PromptPublisher()

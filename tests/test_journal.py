@@ -542,3 +542,52 @@ def test_sigkill_in_mid_commit_loses_nothing_that_was_committed(path: Path, open
             assert (newest.epoch or 0, newest.sequence or 0) >= (epoch, number)
         assert verify(path).fault is None
         assert gaps_in(path) == []
+
+
+# The write-ahead log
+
+MIDDLING = JournalSettings(max_bytes=64_000_000)
+LOG_LIMIT_BYTES = 244 * (4096 + 24) + 32
+"""A journal of that size allows its log 244 pages."""
+A_COMMIT_BYTES = 50 * 4096
+"""More than one of 50 messages writes."""
+
+
+@pytest.fixture
+def middling(path: Path, clock: FakeClock) -> Iterator[SqliteJournal]:
+    with SqliteJournal(path, MIDDLING, station="line-1", clock=clock) as journal:
+        yield journal
+
+
+def log_of(path: Path) -> Path:
+    return path.with_name(path.name + "-wal")
+
+
+def test_the_log_is_emptied_beside_the_commits_and_written_again_from_its_front(
+    middling: SqliteJournal, path: Path
+) -> None:
+    middling.commit([message(1)], ())
+    prepared = log_of(path).stat().st_size
+    assert prepared > 60 * 4096
+    number = 1
+    # What stands in the database itself has left the log, while the journal is open and commits.
+    while path.stat().st_size < 1_000_000:
+        number += 1
+        middling.commit([message(number)], ())
+        assert log_of(path).stat().st_size <= LOG_LIMIT_BYTES + A_COMMIT_BYTES
+    assert verify(path).rows == number
+
+
+def test_a_reader_that_holds_the_log_holds_up_no_commit(middling: SqliteJournal, path: Path) -> None:
+    middling.commit([message(1)], ())
+    number = 1
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        assert reader.execute("SELECT count(*) FROM journal").fetchone() == (1,)
+        while log_of(path).stat().st_size <= LOG_LIMIT_BYTES + A_COMMIT_BYTES:
+            middling.commit([message(number := number + 1) for _ in range(50)], ())
+        assert reader.execute("SELECT count(*) FROM journal").fetchone() == (1,)
+    while log_of(path).stat().st_size > LOG_LIMIT_BYTES + A_COMMIT_BYTES:
+        middling.commit([message(number := number + 1)], ())
+        assert number < 2000
+    assert verify(path).rows == number

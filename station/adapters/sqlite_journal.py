@@ -1,7 +1,8 @@
 """The journal: an SQLite database that is outbox and audit trail in one.
 
 A commit is durable when it returns: write-ahead log with ``synchronous=FULL``, one fsync a commit. (SQLite's manual,
-"PRAGMA synchronous": with NORMAL a transaction may roll back after a power loss.)
+"PRAGMA synchronous": with NORMAL a transaction may roll back after a power loss.) The log is emptied beside the
+commits, by a thread of its own.
 
 A file that turns out to be damaged is set aside under another name, and what can still be read of its outbox goes into
 a new one; a gap declares the rest.
@@ -19,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from station.adapters._checkpointer import Checkpointer
 from station.adapters._journal_file import (
     APPLICATION_ID,
     CHECKPOINT,
@@ -77,6 +79,8 @@ CHECKED_ROWS = 256
 """Rows at the end of the chain that are checked when the journal is opened."""
 INDEX_BYTES = 65_536
 """Kept free for the index of the write-ahead log and the lock file."""
+CHECKPOINT_FRAMES = 1000
+"""The write-ahead log is emptied when it has grown by this many pages, or by a quarter of what it may hold."""
 RESCUE_ROWS = 500
 """Rows copied in one transaction from a damaged journal."""
 ROW_BYTES = 256
@@ -128,6 +132,7 @@ class SqliteJournal:
         overhead_bytes = self._reserve_bytes + 3 * self._wal_pages * 4096 + 2 * self._check_every_bytes + INDEX_BYTES
         self._limit_bytes = settings.max_bytes - overhead_bytes
         self._connection: sqlite3.Connection | None = None
+        self._checkpointer: Checkpointer | None = None
         self._head = GENESIS
         self._last_row = 0
         self._rows = 0
@@ -674,6 +679,8 @@ class SqliteJournal:
                 database.execute("BEGIN IMMEDIATE")
                 yield database
                 database.execute("COMMIT")
+                if self._checkpointer is not None:
+                    self._checkpointer.committed()
             except BaseException:
                 self._stale = True
                 raise
@@ -704,13 +711,17 @@ class SqliteJournal:
                 raise JournalCorrupt(f"journal: {self._path} is a database, but not a journal")
             database.execute("PRAGMA journal_mode = WAL")
             database.execute("PRAGMA synchronous = FULL")
-            database.execute(f"PRAGMA wal_autocheckpoint = {self._wal_pages}")
+            database.execute("PRAGMA wal_autocheckpoint = 0")
             database.execute(f"PRAGMA journal_size_limit = {self._wal_pages * 4096}")
             database.execute("PRAGMA temp_store = MEMORY")
             if not tables:
                 database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             database.executescript(f"BEGIN; {SCHEMA} COMMIT;")
             database.execute("INSERT OR IGNORE INTO meta VALUES ('first_row', ?)", (first_row,))
+        self._checkpointer = Checkpointer(
+            self._path, database, min(CHECKPOINT_FRAMES, self._wal_pages // 4), self._wal_pages * 4096
+        )
+        self._checkpointer.prepare()
         self._read_state()
         self._check_end()
         self._size_bytes = self._files_bytes()
@@ -761,6 +772,9 @@ class SqliteJournal:
             self._lock_file = None
 
     def _disconnect(self) -> None:
+        if self._checkpointer is not None:
+            self._checkpointer.close()
+            self._checkpointer = None
         if self._connection is not None:
             with suppress(sqlite3.Error):
                 self._connection.close()
