@@ -6,8 +6,9 @@
 #
 # Needs root, debootstrap and systemd-nspawn (apt-get install debootstrap systemd-container), a network for packages and
 # wheels, and a python3 of the version that Debian 12 has (3.11; another one by PYTHON=…). It takes three to five
-# minutes; --tree keeps Debian's tree in DIR and takes it from there the next time, which saves one of them. The box
-# itself has no network, and nothing of this machine is changed.
+# minutes; --tree keeps Debian's tree in DIR and takes it from there the next time, which saves one of them. The packages
+# come from where this machine's own come from (another mirror by MIRROR=…). The box itself has no network, and nothing
+# of this machine is changed. Exit 75: this machine cannot make or boot such a box, and nothing was tested.
 set -euo pipefail
 
 PYTHON=${PYTHON:-python3}
@@ -15,6 +16,7 @@ SOURCE=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 readonly SOURCE PYTHON
 readonly NAME=inspection-station
 readonly WATCHDOG_S=6
+readonly NOT_HERE=75 DEBOOTSTRAP_S=420
 
 work=$(mktemp -d /var/tmp/station-box.XXXXXX)
 readonly work box=$work/box
@@ -35,6 +37,11 @@ fail() {
         tail -n 40 "$work/console.log" 2>/dev/null || true
     fi
     exit 1
+}
+
+not_here() { # this says something of the machine, not of the station
+    say "cannot be tested here: $*"
+    exit "$NOT_HERE"
 }
 
 finish() {
@@ -112,15 +119,18 @@ done
 
 if [[ ! -e $tree/.complete ]]; then
     mkdir -p "$tree"
-    debootstrap --variant=minbase --include=systemd,systemd-sysv,dbus,python3-venv bookworm "$tree" \
-        >"$work/debootstrap.log" 2>&1 || { tail "$work/debootstrap.log"; exit 1; }
+    mirror=${MIRROR:-$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Codename: bookworm' |
+        sort | head -n 1)}
+    timeout "$DEBOOTSTRAP_S" debootstrap --variant=minbase --include=systemd,systemd-sysv,dbus,python3-venv \
+        bookworm "$tree" ${mirror:+"$mirror"} >"$work/debootstrap.log" 2>&1 ||
+        { tail "$work/debootstrap.log"; not_here "Debian's tree could not be made from ${mirror:-the default mirror}"; }
     touch "$tree/.complete"
     say "Debian's tree is made"
 fi
 [[ $tree == "$box" ]] || cp -a --reflink=auto "$tree" "$box"
 "$PYTHON" -c 'import sys; print("python3.%d" % sys.version_info[1])' >"$work/python"
 [[ -e $box/usr/bin/$(<"$work/python") ]] ||
-    fail "the box has no $(<"$work/python"), which $PYTHON would build wheels for; set PYTHON"
+    not_here "the box has no $(<"$work/python"), which $PYTHON would build wheels for; set PYTHON"
 
 wheel() { # wheel VERSION FOLDER [OPTION…]: the station's wheel with that version
     local version=$1 folder=$2
@@ -150,7 +160,11 @@ is_up() {
     leader=$(pgrep --parent "$nspawn" | head -n 1)
     [[ -n $leader ]] && inside systemctl is-system-running 2>/dev/null | grep -E 'running|degraded' >/dev/null
 }
-until_true 90 "the box's systemd is up" is_up
+for ((second = 0; second < 180; second++)); do
+    ! is_up || break
+    read -rt 1 <> <(:) || true
+done
+is_up || { tail -n 20 "$work/console.log"; not_here "systemd did not come up in the box"; }
 say "the box runs $(inside systemctl --version | head -n 1)"
 
 # Installation and the sandbox

@@ -246,6 +246,7 @@ def live_account(seen: Seen, sent: Sequence[Sent]) -> tuple[dict[int, Verdict], 
             bounds.append((last_before, first_after))
     missing = [one for one in sent if one.number not in judged]
     named = [one for one in missing if any(before < one.number < after for before, after in bounds)]
-    unnamed = [one.number for one in missing if one not in named]
+    numbers = {one.number for one in named}
+    unnamed = [one.number for one in missing if one.number not in numbers]
     # The line stops while the station runs: what comes after its last verdict was never due.
     return judged, len(named), sum(one.watched for one in named), unnamed
