@@ -101,10 +101,31 @@ import ctypes, os, pathlib, sys
 process = pathlib.Path("/proc", sys.argv[1])
 thread = next(one for one in (process / "task").iterdir() if (one / "comm").read_text().strip() == sys.argv[2])
 ptrace = ctypes.CDLL(None, use_errno=True).ptrace
-SEIZE, INTERRUPT, WALL = 0x4206, 0x4207, 0x40000000
-for request in (SEIZE, INTERRUPT):
+SEIZE, INTERRUPT, DETACH, WALL = 0x4206, 0x4207, 17, 0x40000000
+# futex, poll, ppoll, select, pselect6, epoll_wait, epoll_pwait, clock_nanosleep, as far as the machine has them
+WAITS = {"x86_64": {202, 7, 271, 23, 270, 232, 281, 230}, "aarch64": {98, 73, 72, 22, 115}}[os.uname().machine]
+
+
+def asked(request):
     if ptrace(request, int(thread.name), None, None):
         sys.exit(f"ptrace: error {ctypes.get_errno()}")
+
+
+def waits():
+    number = (thread / "syscall").read_text().split()[0]
+    return number.isdigit() and int(number) in WAITS
+
+
+# One that is stopped while it holds Python's lock would stop all the others as well, and nobody could say which it was.
+for _ in range(10_000):
+    asked(SEIZE)
+    asked(INTERRUPT)
+    os.waitpid(int(thread.name), WALL)
+    if waits():
+        break
+    asked(DETACH)
+else:
+    sys.exit("the thread was never seen waiting")
 while os.WIFSTOPPED(os.waitpid(int(thread.name), WALL)[1]):
     pass  # a stopped thread stays stopped; the wait ends when it is gone
 PYTHON

@@ -18,7 +18,8 @@ pytestmark = [pytest.mark.fault, pytest.mark.timeout(900 if LONG else 300)]
 PATIENCE_S = 120.0
 DISK_BYTES = 64 << 20
 FULL_S = 60.0 if LONG else 4.0
-JUDGED = 20_000 if LONG else 3_000
+OVERFLOWING = 18_000 if LONG else 1_500
+"""Verdicts judged after the disk refused the first."""
 SPOOL_BYTES = 400_000
 """Of the memory for verdicts while the disk refuses; the station's own is twenty times as large."""
 CONFIGURATION = """\
@@ -124,14 +125,15 @@ def test_what_finds_no_room_on_disk_and_in_memory_is_declared_to_the_last_one(tm
                     judged += 1
                     line.judge(judged, judged)
                     threading.Event().wait(0.001)
-                assert judged < JUDGED // 2
-                line.judge(judged + 1, JUDGED)
-                wait_for(lambda: line.recorder.committed == JUDGED)
+                line.judge(judged + 1, judged + OVERFLOWING)
+                judged += OVERFLOWING
+                wait_for(lambda: line.recorder.committed == judged)
             broker.go_on()
             wait_for(lambda: line.recorder.fault is None and line.recorder.is_idle)
-            line.judge(JUDGED + 1, JUDGED + 100)
-            wait_for(lambda: line.recorder.committed == JUDGED + 100 and line.recorder.is_idle)
-        received = listener.wait_until(lambda messages: max(numbers_in(messages)) == JUDGED + 100)
+            line.judge(judged + 1, judged + 100)
+            judged += 100
+            wait_for(lambda: line.recorder.committed == judged and line.recorder.is_idle)
+        received = listener.wait_until(lambda messages: max(numbers_in(messages)) == judged)
         declared = gaps(received)
         whole = verify(disk / "journal.sqlite").fault is None
     arrived = set(numbers_in(received))
@@ -139,16 +141,16 @@ def test_what_finds_no_room_on_disk_and_in_memory_is_declared_to_the_last_one(tm
     table(
         "full disk while the broker stands still",
         {
-            "judged": JUDGED + 100,
+            "judged": judged,
             "received": len(arrived),
             "in gaps": named,
             "gaps": len(declared),
-            "lost and not declared": JUDGED + 100 - len(arrived) - named,
+            "lost and not declared": judged - len(arrived) - named,
         },
     )
     assert named > 0
-    assert len(arrived) + named == JUDGED + 100
-    missing = set(range(1, JUDGED + 101)) - arrived
+    assert len(arrived) + named == judged
+    missing = set(range(1, judged + 1)) - arrived
     assert all(any((gap.first_sequence or 0) <= one <= (gap.last_sequence or 0) for gap in declared) for one in missing)
     assert {gap.why for gap in declared} == {"disk_full"}
     assert whole
