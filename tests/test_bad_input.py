@@ -359,7 +359,13 @@ def test_whatever_is_in_a_journal_file_it_is_read_mended_or_refused(
     folder.mkdir()
     path = folder / "journal.sqlite"
     path.write_bytes(damaged(whole.read_bytes(), damage))
-    for action in (("verify",), ("stats",), ("export",), ("export", "--format", "csv", "--outcome", "ok")):
+    for action in (
+        ("verify",),
+        ("stats",),
+        ("stats", "--json"),
+        ("export",),
+        ("export", "--format=csv", "--outcome=ok"),
+    ):
         code, told = called("journal", *action, "--file", path)
         assert code in (0, 1), told
         assert (code == 0) == (told == ""), told

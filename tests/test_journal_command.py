@@ -76,6 +76,25 @@ def test_stats_are_for_people_and_for_machines(data: Path, tmp_path: Path) -> No
     assert found["head"] == verify(data / "journal.sqlite").head
 
 
+@pytest.mark.parametrize("action", [("stats",), ("stats", "--json"), ("export",), ("export", "--format", "csv")])
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE journal SET committed_at = x'00' WHERE row = 11",
+        "UPDATE journal SET outcome = x'00' WHERE row = 3",
+        "UPDATE journal SET kind = 7.5 WHERE row = 3",
+        "UPDATE delivered SET at = 'soon' WHERE row = 1",
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_damage_and_no_traceback(
+    statement: str, action: tuple[str, ...], data: Path, tmp_path: Path
+) -> None:
+    change(data, statement)
+    ended = station("journal", *action, "--data-dir", data, folder=tmp_path)
+    assert ended.returncode in (0, 1)
+    assert (ended.returncode == 1) == ended.stderr.startswith("station journal: ")
+
+
 def test_verify_names_the_first_bad_row_and_sees_a_cut_end(data: Path, tmp_path: Path) -> None:
     head = verify(data / "journal.sqlite").head
     ended = station("journal", "verify", "--data-dir", data, "--head", head, folder=tmp_path)

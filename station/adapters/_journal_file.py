@@ -229,7 +229,11 @@ def stats(path: Path) -> JournalStats:
         newest = database.execute("SELECT hash FROM journal ORDER BY row DESC LIMIT 1").fetchone()
         head = bytes(newest[0] if newest else GENESIS).hex()
         waiting = database.execute("SELECT count(*) FROM outbox").fetchone()[0]
-    return JournalStats(rows, waiting, first_s, last_s, by_outcome, by_kind, head, path.stat().st_size)
+        times = _seconds(first_s), _seconds(last_s)
+        for name in (*by_outcome, *by_kind):
+            if not isinstance(name, str):
+                raise TypeError(f"outcome or kind {name!r}")
+    return JournalStats(rows, waiting, *times, by_outcome, by_kind, head, path.stat().st_size)
 
 
 def export(path: Path, chosen: Filter = EVERYTHING) -> Iterator[JournalRow]:
@@ -252,9 +256,21 @@ def export(path: Path, chosen: Filter = EVERYTHING) -> Iterator[JournalRow]:
             for *content, digest, at_s in found:
                 row = outbox_row(tuple(content))
                 after = row.row
-                yield JournalRow(row.row, row.message, row.committed_at_s, at_s, digest.hex())
+                committed_s = _seconds(row.committed_at_s)
+                if committed_s is None:
+                    raise TypeError(f"row {row.row}: no time of its commit")
+                yield JournalRow(row.row, row.message, committed_s, _seconds(at_s), digest.hex())
             if len(found) < EXPORT_ROWS:
                 return
+
+
+def _seconds(value: object) -> float | None:
+    """A time as it must stand in the file; SQLite keeps what it is given, whatever a column is declared as."""
+    if value is None or isinstance(value, float):
+        return value
+    if isinstance(value, int):
+        return float(value)
+    raise TypeError(f"time {value!r}")
 
 
 def find(path: Path, selection: Selection) -> list[ReplayResult.Stretch]:
