@@ -13,6 +13,7 @@ from station.adapters.journald_log import JournaldHandler, goes_to_journal
 from station.commands.exit_codes import ExitCode
 from station.errors import (
     BundleError,
+    CalibrationError,
     CameraError,
     ConfigurationError,
     LogError,
@@ -34,6 +35,7 @@ COMMANDS = {
     "journal": "count, check, export or mend what a station has kept",
     "replay": "judge stored pictures again with what decided then, and say whether it is the same",
     "readings": "show what the process channels were when a part was judged, or write them as a log",
+    "calibrate": "quality limits, flat field and scale of a camera, from pictures that it takes",
     "inspect": "judge single pictures and write annotated ones",
     "watch": "subscribe to a broker and print each verdict as it arrives",
     "bench": "measure the whole path against a bare inference loop",
@@ -51,6 +53,7 @@ exit codes:
   5  the broker cannot be used
   6  a picture cannot be read
   7  a source of readings cannot be used
+  8  a calibration cannot be made, or does not fit its camera
   78 the configuration is wrong (the systemd unit does not restart on it)
 
 begin with:
@@ -124,6 +127,8 @@ def _exit_code(error: StationError) -> ExitCode:
             return ExitCode.BUNDLE
         case CameraError():
             return ExitCode.CAMERA
+        case CalibrationError():
+            return ExitCode.CALIBRATION
         case ProtocolError():
             return ExitCode.BROKER
         case SensorError() | LogError():

@@ -15,6 +15,7 @@ from pathlib import Path
 from station import wire
 from station.accounting import FrameAccount
 from station.bundle_desk import Places
+from station.calibrated import CameraCalibration
 from station.control import CameraControl, Pause, fulfil
 from station.faults import FaultBoard
 from station.ids import uuid7
@@ -83,6 +84,7 @@ class CameraPart:
         source: the camera's process.
         products: how it judges each product; without products, None is the only one.
         cpu: run the inference thread on this processor only; None: anywhere.
+        calibration: reads what `station calibrate` wrote for the camera; None: it has none.
         silence_s: a running camera that delivers nothing for this long is at fault; None: silence is no fault.
         waits: the source waits for whoever takes its frames and loses nothing, as a folder of files does.
         part_ids: gives the verdicts their part ids; None: the parts have none.
@@ -95,6 +97,7 @@ class CameraPart:
     silence_s: float | None = None
     waits: bool = False
     part_ids: PartIds | None = None
+    calibration: Callable[[], CameraCalibration] | None = None
 
 
 @dataclass(slots=True)
@@ -172,6 +175,7 @@ class CameraLine:
         self._settled = 0
         self._pause: _Paused | None = None
         self._failing: tuple[str, int] = ("", 0)
+        self._tell_calibration()
 
     @property
     def setup(self) -> Setup:
@@ -307,6 +311,8 @@ class CameraLine:
         change = self.control.threshold
         self._inspector.use(held.thing)
         self._inspector.obey(None if change is held.thing.without else change)
+        frame = self._inspector.correct(frame)
+        self._tell_calibration()
         verdict = self._inspector.inspect(frame)
         self._note_failure(verdict)
         if self._evidence is not None:
@@ -315,6 +321,9 @@ class CameraLine:
             verdict = self._evidence.keep(verdict, frame.capture.pixels, wanted=bool(orders), judged_with=judged_with)
             fulfil(orders, verdict)
         return verdict
+
+    def _tell_calibration(self) -> None:
+        self._faults.set(f"calibration {self.name}", self._inspector.calibration_problem)
 
     def _hand_over(self, verdicts: Sequence[Verdict]) -> None:
         """Put verdicts on their way and into the account; nothing changes them any more."""
@@ -389,6 +398,8 @@ class CameraLine:
             self._faults.set(what, event.reason or "delivers nothing")
         elif event.state in (CameraStateName.RUNNING, CameraStateName.FINISHED):
             self._faults.set(what, None)
+            self._inspector.look_at_camera()
+            self._tell_calibration()
         if event.missed_since is not None:
             gap = Gap(
                 id=uuid7(int(event.at.timestamp() * 1e3)),

@@ -8,6 +8,7 @@
     │   ├── CameraError           transient: the camera is closed and opened again with back-off
     │   ├── SensorError           transient: a source of readings is away; it is tried again with back-off
     │   └── EndOfStream           not a fault: the source has no more pictures
+    ├── CalibrationError          a calibration cannot be made, read or written; nothing has changed
     ├── AlarmRefused              an alarm's state does not allow what was asked for; nothing has changed
     ├── LogError                  a sensor log cannot be read: file, line and column are named; fatal for that log
     ├── ProtocolError             a peer said something that is not the protocol, or refused us; transient
@@ -33,6 +34,10 @@ class StationError(Exception):
 
 class ConfigurationError(StationError):
     """A setting is wrong: the text names the file, the key, the value found and what is allowed."""
+
+
+class CalibrationError(StationError):
+    """A calibration cannot be made, read or written; the text names the file and says what to do."""
 
 
 class AlarmRefused(StationError):

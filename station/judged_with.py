@@ -6,8 +6,9 @@ So a picture can be judged again, months later, with the same outcome and the sa
 from collections.abc import Mapping
 from typing import Literal
 
-from pydantic import JsonValue
+from pydantic import Field, JsonValue
 
+from station.calibration import PlaneMap, WebMap
 from station.manifest import QualityLimits, Thresholds
 from station.messages import Message, Name, Reason, Verdict
 
@@ -35,6 +36,8 @@ class JudgedWith(Message):
         fault: what the camera itself knew of the picture.
         seams: of a line-scan frame whose defects were shared out among its neighbours.
         reference_sha256: of the pixels of the good part's picture, as they were compared; None: there was none.
+        beside: reasons that only the camera's calibration gave: `misplaced`, `uncalibrated`.
+        scale: from pixels to millimetres, for the areas of defects; None: defects had none.
         product: parameters of the product, as its part of the station writes and reads them.
         machine: processor, runtime and threads.
     """
@@ -46,6 +49,8 @@ class JudgedWith(Message):
     fault: Reason | None = None
     seams: SeamState | None = None
     reference_sha256: str | None = None
+    beside: tuple[Reason, ...] = ()
+    scale: PlaneMap | WebMap | None = Field(default=None, discriminator="form")
     product: Mapping[Name, JsonValue] | None = None
     machine: str | None = None
 

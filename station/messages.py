@@ -50,6 +50,8 @@ class Reason(StrEnum):
     MODEL_FAULT = "model_fault"
     CAMERA_FAULT = "camera_fault"
     UNSURE = "unsure"
+    MISPLACED = "misplaced"
+    UNCALIBRATED = "uncalibrated"
     CHANGEOVER = "changeover"
     PART_ID = "part_id"
 
@@ -193,6 +195,7 @@ class Capture:
         lines_lost: lines that are missing from the picture.
         fault: set when the camera itself knows that the picture must not be judged.
         skipped: set when the camera's own rate limit passed this picture over.
+        correction_ms: what the flat-field correction of the picture took.
     """
 
     pixels: Pixels | None
@@ -204,6 +207,7 @@ class Capture:
     lines_lost: int = 0
     fault: Reason | None = None
     skipped: SkipReason | None = None
+    correction_ms: float = 0.0
 
 
 def _nothing() -> None:
@@ -288,13 +292,16 @@ class Defect(Message):
         label: class name from the bundle.
         score: probability in 0..1 as the model gives it.
         box: where it stands.
-        area_mm2: area of the box if the camera's scale is calibrated.
+        area_mm2: its area, if the camera's scale is calibrated.
+        area_from: `outline`: the area of the defect itself, see `station.defect_area`; `box`: nothing stands out
+            clearly in the box, so that this is the area of the whole box, and the defect's is smaller.
     """
 
     label: str
     score: float = Field(ge=0, le=1)
     box: Box
     area_mm2: float | None = None
+    area_from: Literal["outline", "box"] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,9 +336,11 @@ class ModelRef(Message):
 
 class Latency(Message):
     """Milliseconds that a frame spent on its way to the verdict; `total` is from the exposure to the verdict, and
-    `part_id` what reading the part's id or waiting for it took of that."""
+    `part_id` what reading the part's id or waiting for it took of that;
+    `correction` is the flat field's."""
 
     queue: float
+    correction: float = 0.0
     quality: float
     preprocess: float
     inference: float

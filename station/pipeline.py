@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from uuid import UUID
 
+from station.calibrated import CameraCalibration, with_areas
+from station.calibration import PlaneMap, WebMap
 from station.control import ThresholdChange
 from station.errors import InferenceError
 from station.ids import uuid7
@@ -22,6 +24,7 @@ from station.messages import (
     Latency,
     ModelRef,
     Override,
+    Pixels,
     ProcessState,
     Reason,
     Scores,
@@ -45,6 +48,7 @@ class LoadedModel:
         command: the command that had it loaded; None: it was loaded at the start.
         reference_sha256: of the pixels that it compares pictures with; None: it compares with none.
         machine: processor, runtime and threads that it computes with.
+        reference: those pixels.
     """
 
     model: Model
@@ -52,6 +56,7 @@ class LoadedModel:
     command: UUID | None = None
     reference_sha256: str | None = None
     machine: str | None = None
+    reference: Pixels | None = None
 
     @property
     def ref(self) -> ModelRef:
@@ -68,12 +73,14 @@ class Setup:
         recipe: of the product.
         changeover: how the line came to this product; None: it was so from the start.
         without: a threshold set by command that ended with the former product.
+        controls: of the camera, that the product needs; None: those of the camera's table.
     """
 
     loaded: LoadedModel | None = None
     recipe: Recipe = NO_RECIPE
     changeover: Changeover | None = None
     without: ThresholdChange | None = None
+    controls: Mapping[str, float] | None = None
 
 
 class Inspector:
@@ -87,6 +94,7 @@ class Inspector:
         model_settings: thresholds from the configuration override the bundle's.
         clock: times the stages.
         process_at: says where the process groups stood at a moment.
+        calibration: the camera's; None: it has none.
     """
 
     def __init__(
@@ -98,6 +106,7 @@ class Inspector:
         model_settings: ModelSettings,
         clock: Clock,
         process_at: Callable[[datetime], Mapping[str, ProcessState]] = lambda _: {},
+        calibration: CameraCalibration | None = None,
     ) -> None:
         self._station = station
         self._camera = camera
@@ -116,18 +125,60 @@ class Inspector:
         self._told_outside: str | None = None
         self._thresholds: Thresholds | None = None
         self._change: ThresholdChange | None = None
-        self._judged: tuple[Reason | None, Thresholds | None, SeamState | None] | None = None
+        self._judged: tuple[Reason | None, Thresholds | None, SeamState | None, tuple[Reason, ...]] | None = None
+        self._calibration = calibration
+        self._scale: PlaneMap | WebMap | None = None
+        self._beside: tuple[Reason, ...] = ()
+        self._follow_calibration()
 
     def use(self, setup: Setup) -> None:
         """Judge with this from the next frame on."""
         if setup.changeover is not None and setup.changeover is not self._told_changeover:
             self._told_changeover = self._changeover = setup.changeover
+        calibration, controls = self._calibration, setup.controls
+        if calibration is not None and controls is not None and calibration.take_controls(controls):
+            self._follow_calibration()
         loaded, recipe = setup.loaded, setup.recipe
         if loaded is self._loaded and recipe is self._recipe:
             return
         self._loaded, self._recipe = loaded, recipe
         self._gate = QualityGate(loaded.manifest.quality, self._settings.frozen_after) if loaded else None
         self._thresholds = self._choose_thresholds(loaded) if loaded else None
+        self._follow_calibration()
+
+    @property
+    def calibration_problem(self) -> str | None:
+        """What of the camera's calibration does not fit, in one line; None: all is well, or there is none."""
+        return self._calibration.problem if self._calibration is not None else None
+
+    def look_at_camera(self) -> None:
+        """The camera was opened: see whether the calibration fits the one that hangs there now."""
+        if self._calibration is not None and self._calibration.look():
+            self._follow_calibration()
+
+    def correct(self, frame: Frame) -> Frame:
+        """The frame with its picture corrected by the camera's flat field; its pixels hold until the next call."""
+        pixels = frame.capture.pixels
+        if self._calibration is None or pixels is None:
+            return frame
+        began_s = self._clock.monotonic_s()
+        if self._calibration.see(frame.capture):
+            self._follow_calibration()
+        corrected = self._calibration.correct(pixels)
+        if corrected is pixels:
+            return frame
+        spent_ms = (self._clock.monotonic_s() - began_s) * 1e3
+        return replace(frame, capture=replace(frame.capture, pixels=corrected, correction_ms=spent_ms))
+
+    def _follow_calibration(self) -> None:
+        calibration = self._calibration
+        if calibration is None:
+            return
+        self._scale = calibration.scale
+        silenced = calibration.problem is not None and self._settings.uncalibrated == "unknown"
+        self._beside = (Reason.UNCALIBRATED,) if silenced else ()
+        if self._gate is not None and self._loaded is not None:
+            self._gate.hold_to(calibration.limits(self._loaded.manifest.quality), calibration.framing)
 
     def obey(self, change: ThresholdChange | None) -> None:
         """Judge with the threshold that a command has set from the next frame on; None: with one's own again."""
@@ -137,7 +188,7 @@ class Inspector:
         self._thresholds = self._choose_thresholds(self._loaded) if self._loaded else None
 
     def inspect(self, frame: Frame) -> Verdict:
-        """Judge one frame: quality, scores, ownership, thresholds.
+        """Judge one frame as it comes out of `correct`: quality, scores, ownership, thresholds.
 
         A fault of one frame gives an `unknown` verdict with its reason; nothing is raised for a picture.
         """
@@ -147,8 +198,9 @@ class Inspector:
         process = self._process_at(frame.capture.captured_at - self._transport)
         thresholds, groups = self._thresholds_now(process)
         seams = self._seams.state if frame.capture.owned_rows is not None else None
-        self._judged = (frame.capture.fault, thresholds, seams)
         judgement = self._judge(frame.capture, thresholds, stages, verdict_id)
+        beside = tuple(one for one in judgement.reasons if one in (Reason.MISPLACED, Reason.UNCALIBRATED))
+        self._judged = (frame.capture.fault, thresholds, seams, beside)
         done_s = self._clock.monotonic_s()
         captured_s = frame.capture.captured_monotonic_s
         changeover, self._changeover = self._changeover, None
@@ -172,7 +224,8 @@ class Inspector:
             owned_rows=frame.capture.owned_rows,
             lines_lost=frame.capture.lines_lost,
             latency_ms=Latency(
-                queue=_ms(taken_s - captured_s),
+                queue=_ms(taken_s - captured_s - frame.capture.correction_ms / 1e3),
+                correction=round(frame.capture.correction_ms, 3),
                 quality=round(stages.quality_ms, 3),
                 preprocess=round(stages.preprocess_ms, 3),
                 inference=round(stages.inference_ms, 3),
@@ -195,7 +248,7 @@ class Inspector:
         """
         if self._judged is None:
             raise ValueError("nothing was inspected yet")
-        fault, thresholds, seams = self._judged
+        fault, thresholds, seams, beside = self._judged
         return JudgedWith(
             thresholds=thresholds,
             quality=self._gate.limits if self._gate is not None else None,
@@ -203,6 +256,8 @@ class Inspector:
             repeats=self._gate.repeats if self._gate is not None else 1,
             fault=fault,
             seams=seams,
+            beside=beside,
+            scale=self._scale,
             reference_sha256=self._loaded.reference_sha256 if self._loaded is not None else None,
             product=self._recipe.model_dump(mode="json", exclude_defaults=True) or None,
             machine=self._loaded.machine if self._loaded is not None else None,
@@ -221,6 +276,7 @@ class Inspector:
             if frame.capture.pixels is not None:
                 self._gate.expect(frame.capture.pixels, judged.repeats)
         self._seams.state = judged.seams or SeamState()
+        self._scale, self._beside = judged.scale, judged.beside
         return self.inspect(frame)
 
     def _thresholds_now(self, process: Mapping[str, ProcessState]) -> tuple[Thresholds | None, Sequence[str]]:
@@ -248,7 +304,7 @@ class Inspector:
         if self._loaded is None or self._gate is None or thresholds is None:
             return unjudged(Reason.MODEL_FAULT)
         started_s = self._clock.monotonic_s()
-        quality = self._gate.check(capture)
+        quality = tuple(dict.fromkeys((*self._gate.check(capture), *self._beside)))
         stages.quality_ms = (self._clock.monotonic_s() - started_s) * 1e3
         if any(reason not in INCOMPLETE for reason in quality):
             return unjudged(*quality)
@@ -268,6 +324,8 @@ class Inspector:
         stages.preprocess_ms, stages.inference_ms = scores.preprocess_ms, scores.inference_ms
         scores = self._looked_at(scores)
         defects = self._own(capture, above_threshold(scores, thresholds))
+        if self._scale is not None:
+            defects = with_areas(capture.pixels, defects, self._scale, self._loaded.reference)
         counting, allowed = self._recipe.let_pass(defects)
         return replace(judge(scores, counting, thresholds, quality), allowed=allowed)
 

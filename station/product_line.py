@@ -115,7 +115,7 @@ class ProductLine:
             logger.info("product %s runs", self._current)
         for line in self._lines.values():
             part = line.part.products[self._current]
-            line.use(Setup(None, part.recipe))
+            line.use(Setup(None, part.recipe, controls=part.controls))
             if part.controls:
                 line.part.source.adjust(part.controls)
             self._load(line)
@@ -374,7 +374,9 @@ class ProductLine:
         with self._lock:
             for line in self._lines.values():
                 part = line.part.products[change.product]
-                line.complete_changeover(Setup(self._models[line.name, part.bundle], part.recipe, told))
+                line.complete_changeover(
+                    Setup(self._models[line.name, part.bundle], part.recipe, told, controls=part.controls)
+                )
             self._current = change.product
         self._change = None
         took_ms = round((self._clock.monotonic_s() - change.began_s) * 1e3, 3)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from station.framing import Framing
 from station.manifest import QualityLimits
 from station.messages import Capture, Pixels, Reason
 
@@ -47,13 +48,19 @@ class QualityGate:
     Args:
         limits: from the bundle's manifest, or from the station's own calibration.
         frozen_after: this many identical pictures in a row are frozen; 0 switches it off.
+        framing: where the part must be; None: it does not matter.
     """
 
-    def __init__(self, limits: QualityLimits, frozen_after: int = 0) -> None:
+    def __init__(self, limits: QualityLimits, frozen_after: int = 0, framing: Framing | None = None) -> None:
         self._limits = limits
+        self._framing = framing
         self._frozen_after = frozen_after
         self._last: Pixels | None = None
         self._repeats = 1
+
+    def hold_to(self, limits: QualityLimits, framing: Framing | None) -> None:
+        """Compare with these from the next picture on."""
+        self._limits, self._framing = limits, framing
 
     @property
     def limits(self) -> QualityLimits:
@@ -83,6 +90,8 @@ class QualityGate:
         if self._frozen_after and self._count_repeats(pixels) >= self._frozen_after:
             reasons.append(Reason.FROZEN)
         reasons += self._exposure_and_focus(measure(pixels))
+        if not reasons and self._framing is not None and not self._framing.holds(pixels):
+            reasons.append(Reason.MISPLACED)
         return tuple(dict.fromkeys(reasons))
 
     def _exposure_and_focus(self, measures: Measures) -> list[Reason]:

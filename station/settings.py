@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, model_validator
 
@@ -154,6 +155,11 @@ class BaseCamera(Section):
     """Another bundle than `model.bundle`."""
     reference: FilePath | None = None
     """Picture of a good part as this camera delivers it, aligned with the others: for a bundle that compares."""
+    calibration: FilePath | None = None
+    """Folder with this camera's calibration, which `station calibrate` writes."""
+    uncalibrated: Literal["judge", "unknown"] = "judge"
+    """What becomes of frames while the calibration does not fit the camera any more. judge: they are judged without
+    what does not fit. unknown: they are `unknown` (uncalibrated)."""
     frozen_after: int = Field(default=0, ge=0)
     """This many identical pictures in a row are `unknown` (frozen); 0 switches it off. A live sensor's noise makes two
     pictures differ."""
@@ -400,6 +406,12 @@ def load(path: Path, environment: Mapping[str, str] = os.environ) -> Settings:
     return from_document(document, str(path), path.resolve().parent, environment)
 
 
+def shown_address(url: str) -> str:
+    """A network camera's address without user, password and query, which may hold secrets."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
 @contextmanager
 def blamed_on(path: Path) -> Iterator[None]:
     """Let errors that come to light only when a configuration is put to use name its file as well."""
@@ -518,7 +530,7 @@ _PATH_KEYS = {
     "model": ("bundle",),
     "bundles": ("key_file",),
     "tls": ("ca_file", "certificate_file", "key_file"),
-    "camera": ("bundle", "reference", "path", "list_file"),
+    "camera": ("bundle", "reference", "calibration", "path", "list_file"),
     "sensors": ("path", "password_file", "certificate_file", "key_file", "server_certificate_file"),
     "process": ("bundle",),
     "product": ("bundle", "reference"),

@@ -19,10 +19,10 @@ from mjpeg_server import address, mjpeg_camera
 from pydantic import SecretStr
 
 from station.adapters.camera_process import CameraProcess, plan_for
-from station.adapters.opencv_camera import OpenCvCamera, StreamDelay, set_and_compare, shown_address
+from station.adapters.opencv_camera import OpenCvCamera, StreamDelay, set_and_compare
 from station.errors import CameraError, EndOfStream
 from station.messages import CameraStateName, Capture, Frame
-from station.settings import DeviceCamera, StreamCamera, VideoCamera
+from station.settings import DeviceCamera, StreamCamera, VideoCamera, shown_address
 
 FRAMES = 40
 RUNNING, STALLED, FINISHED = CameraStateName.RUNNING, CameraStateName.STALLED, CameraStateName.FINISHED

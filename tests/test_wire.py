@@ -55,6 +55,7 @@ def test_a_verdict_on_the_wire_looks_like_this() -> None:
                 "score": 0.97,
                 "box": {"x_px": 10.5, "y_px": 20.0, "width_px": 30.0, "height_px": 12.0},
                 "area_mm2": None,
+                "area_from": None,
             }
         ],
         "score": 0.97,
@@ -67,6 +68,7 @@ def test_a_verdict_on_the_wire_looks_like_this() -> None:
         "lines_lost": 0,
         "latency_ms": {
             "queue": 0.1,
+            "correction": 0.0,
             "quality": 0.4,
             "preprocess": 0.3,
             "inference": 7.2,

@@ -10,7 +10,6 @@ from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Self
-from urllib.parse import urlsplit
 
 import cv2
 import numpy as np
@@ -18,7 +17,7 @@ import numpy as np
 from station.errors import CameraError, EndOfStream
 from station.messages import Capture, Pixels
 from station.ports import Clock
-from station.settings import DeviceCamera, StreamCamera, VideoCamera
+from station.settings import DeviceCamera, StreamCamera, VideoCamera, shown_address
 
 STALE_PAUSE_S = 1.0
 """A stream without times of its own that was not read for this long holds old pictures: it is opened anew."""
@@ -220,12 +219,6 @@ class StreamDelay:
             self._least_s = min(offset_s, self._least_s + drift_s)
         self._last_stamp_s, self._last_arrival_s = stamp_s, arrival_s
         return offset_s - self._least_s
-
-
-def shown_address(url: str) -> str:
-    """The address without user, password and query, which may hold secrets."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def set_and_compare(capture: cv2.VideoCapture, camera: str, controls: Mapping[str, float]) -> None:

@@ -6,11 +6,13 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from datetime import datetime
+from datetime import UTC, datetime
+from pathlib import Path
 
 from station import __version__, wire
 from station.adapters.bundle_library import BundleLibrary
 from station.adapters.bundle_trial import try_out
+from station.adapters.camera_identity import identify
 from station.adapters.camera_process import CameraProcess, plan_for
 from station.adapters.control_folder import ControlFolder
 from station.adapters.embedded_broker import EmbeddedBroker
@@ -29,6 +31,7 @@ from station.alert_messages import Alert
 from station.alerts import AlertBook
 from station.broker_settings import BrokerSettings
 from station.bundle_desk import BundleDesk, Place, Places
+from station.calibrated import CameraCalibration, read_calibration
 from station.camera_line import BundleKey, CameraPart, CameraProduct
 from station.commands.camera_factory import make_camera
 from station.commands.part_id_factory import make_part_ids, need_part_id_extras
@@ -39,7 +42,7 @@ from station.faults import FaultBoard
 from station.ids import uuid7
 from station.mailbox import Mailbox, Overflow
 from station.manifest import open_bundle
-from station.messages import Incoming, Link, OutboxRow, Outgoing, Status, StatusName, Verdict
+from station.messages import Capture, Incoming, Link, OutboxRow, Outgoing, Status, StatusName, Verdict
 from station.picture import View, fingerprint, read_reference
 from station.pipeline import LoadedModel
 from station.ports import Archive, Clock, Journal, StepModel
@@ -162,6 +165,9 @@ def assembled(
                     resume_after=resume.get(camera),
                 ),
                 products=camera_products(settings, camera, bundles),
+                calibration=functools.partial(load_calibration, camera, table, table.calibration)
+                if table.calibration is not None
+                else None,
                 cpu=(cpus or {}).get(camera),
                 silence_s=plan.read_deadline_s if plan.watch_reads else None,
                 waits=plan.waits,
@@ -255,6 +261,11 @@ def open_journal(settings: Settings, clock: Clock) -> Iterator[SqliteJournal]:
         yield journal
     finally:
         journal.__exit__(None, None, None)
+
+
+def load_calibration(camera: str, settings: CameraSettings, folder: Path) -> CameraCalibration:
+    """A camera's calibration, as far as it can be read and fits; it says itself what is wrong with it."""
+    return CameraCalibration(camera, settings, read_calibration(folder), functools.partial(identify, settings))
 
 
 def camera_products(settings: Settings, camera: str, bundles: BundleDesk) -> dict[str | None, CameraProduct]:
@@ -362,12 +373,20 @@ def load_bundle(camera: CameraSettings, threads: int, data: bytes, origin: str, 
         )
     if camera.reference is not None and not bundle.manifest.compares:
         raise ModelError(f"bundle {bundle.origin}: takes no reference; remove `reference` from the camera's table")
-    reference = read_reference(camera.reference, View.of(camera)) if camera.reference is not None else None
+    reference = None
+    if camera.reference is not None:
+        reference = read_reference(camera.reference, View.of(camera))
+        if camera.calibration is not None:
+            # It is a picture of this camera like any other.
+            calibration = load_calibration("reference", camera, camera.calibration)
+            calibration.see(Capture(reference, datetime.fromtimestamp(0, UTC), 0.0))
+            reference = calibration.correct(reference).copy()
     return LoadedModel(
         load_model(bundle, threads, reference=reference),
         bundle.manifest,
         reference_sha256=fingerprint(reference) if reference is not None else None,
         machine=machine(threads),
+        reference=reference,
     )
 
 

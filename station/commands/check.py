@@ -39,7 +39,9 @@ def _findings(path: Path, *, offline: bool) -> Iterator[Finding]:
         folder, running = looks.data_folder(settings)
     yield folder
     yield from looks.bundles(settings)
-    if not offline:
+    if offline:
+        yield from looks.calibrations(settings)
+    else:
         yield from looks.cameras(settings, running=running)
         yield looks.broker(settings, running=running)
         yield from looks.sensors(settings, running=running)

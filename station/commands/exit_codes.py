@@ -14,5 +14,6 @@ class ExitCode(IntEnum):
     BROKER = 5
     PICTURE = 6
     SENSORS = 7
+    CALIBRATION = 8
     CONFIGURATION = 78
     """EX_CONFIG of sysexits.h: the service manager does not restart on it."""

@@ -3,9 +3,9 @@
 import functools
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from station.adapters.camera_process import CameraProcess, plan_for
@@ -16,6 +16,7 @@ from station.bundle_desk import BundleDesk, Places
 from station.camera_line import BundleKey, CameraProduct
 from station.commands.assembly import (
     camera_products,
+    load_calibration,
     load_process_bundle,
     make_desk,
     open_journal,
@@ -37,7 +38,7 @@ from station.errors import (
     SensorError,
 )
 from station.manifest import Manifest
-from station.messages import CameraEvent, CameraStateName, Frame, Reason, SourceStateName
+from station.messages import CameraEvent, CameraStateName, Capture, Frame, Reason, SourceStateName
 from station.part_id_messages import SeenId
 from station.part_id_settings import JoinedPartId, ModbusRtuPartId, MqttPartId, PartIdSettings
 from station.process import channels_of, step_of
@@ -172,14 +173,47 @@ def _process_bundle(group: str, settings: ProcessSettings, desk: BundleDesk, pla
     return Finding(what, f"{model.ref.name} {model.ref.version}, {len(channels)} channels, golden sequence reproduced")
 
 
-def cameras(settings: Settings, *, running: bool) -> Iterator[Finding]:
-    """Take a picture from each camera; `running`: a station holds the devices at this computer."""
+def calibrations(settings: Settings) -> Iterator[Finding]:
+    """See whether each camera's calibration can be read and fits its table."""
     for name, camera in settings.camera.items():
-        if running and isinstance(camera, DeviceCamera):
-            yield Finding(f"camera {name}", "held by the running station, whose topic `state` tells how it does")
-        else:
-            recipes = [Recipe.of(product, table.of(name)) for product, table in settings.product.items()]
-            yield _look(f"camera {name}", ExitCode.CAMERA, functools.partial(_check_camera, name, camera, recipes))
+        if camera.calibration is not None:
+            yield _calibration(name, camera, camera.calibration, None)
+
+
+def _calibration(name: str, settings: CameraSettings, folder: Path, seen: Capture | None) -> Finding:
+    """Whether a camera's calibration fits its table and, if there is one, its first picture."""
+    what = f"calibration {name}"
+    calibration = load_calibration(name, settings, folder)
+    if seen is not None:
+        calibration.see(seen)
+    if calibration.problem is not None:
+        return Finding(what, calibration.problem, ExitCode.CALIBRATION)
+    return Finding(what, calibration.summary)
+
+
+def cameras(settings: Settings, *, running: bool) -> Iterator[Finding]:
+    """Take a picture from each camera, and see whether its calibration fits it.
+
+    Args:
+        settings: the whole configuration.
+        running: a station holds the devices at this computer.
+    """
+    for name, camera in settings.camera.items():
+        seen: list[Capture] = []
+        recipes = [Recipe.of(product, table.of(name)) for product, table in settings.product.items()]
+        yield from _camera(name, camera, seen, recipes, running=running)
+        if camera.calibration is not None:
+            yield _calibration(name, camera, camera.calibration, seen[0] if seen else None)
+
+
+def _camera(
+    name: str, camera: CameraSettings, seen: list[Capture], recipes: Sequence[Recipe], *, running: bool
+) -> Iterator[Finding]:
+    if running and isinstance(camera, DeviceCamera):
+        yield Finding(f"camera {name}", "held by the running station, whose topic `state` tells how it does")
+    else:
+        check = functools.partial(_check_camera, name, camera, recipes, seen)
+        yield _look(f"camera {name}", ExitCode.CAMERA, check)
 
 
 def broker(settings: Settings, *, running: bool) -> Finding:
@@ -306,21 +340,23 @@ def _check_bundle(part: CameraProduct, loaded: dict[BundleKey, Manifest]) -> str
     return f"{manifest.name} {manifest.version}, golden set reproduced"
 
 
-def _check_camera(name: str, settings: CameraSettings, recipes: Iterable[Recipe]) -> str:
-    """Take one picture through the camera's own process.
+def _check_camera(name: str, settings: CameraSettings, recipes: Iterable[Recipe], seen: list[Capture]) -> str:
+    """Take one picture through the camera's own process, and put it into `seen`.
 
     Raises:
         CameraError: there was none within the camera's deadline, it cannot be read, or it does not hold the regions of
             a product.
     """
     if isinstance(settings, DeviceCamera):
-        _check_device(settings.device)
+        check_device(settings.device)
     clock = SystemClock()
     until_s = clock.monotonic_s() + settings.read_deadline_s + CAMERA_WITHIN_S
     with CameraProcess(name, functools.partial(make_camera, settings), plan_for(settings), clock) as source:
         while clock.monotonic_s() < until_s:
             match source.read(0.2):
                 case Frame() as frame:
+                    if frame.capture.pixels is not None:
+                        seen.append(replace(frame.capture, pixels=frame.capture.pixels.copy()))
                     return _describe(frame, recipes)
                 case CameraEvent(state=CameraStateName.STALLED) as event:
                     raise CameraError(event.reason or "delivers nothing")
@@ -335,7 +371,12 @@ def _check_camera(name: str, settings: CameraSettings, recipes: Iterable[Recipe]
     raise CameraError(f"no picture within {settings.read_deadline_s + CAMERA_WITHIN_S:g} s")
 
 
-def _check_device(device: str | int) -> None:
+def check_device(device: str | int) -> None:
+    """See that a device is there and may be used.
+
+    Raises:
+        CameraError: it is not, or may not; the text says what to do.
+    """
     path = Path(f"/dev/video{device}") if isinstance(device, int) else Path(device)
     if not path.exists():
         present = sorted(str(one) for one in Path("/dev/v4l/by-id").glob("*")) or sorted(
