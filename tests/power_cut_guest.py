@@ -95,7 +95,9 @@ def main() -> None:
     clock = SystemClock()
     mailbox: Mailbox[Outgoing] = Mailbox(1000, Overflow.BLOCK)
     publisher = Wire()
-    with SqliteJournal(JOURNAL, JournalSettings(), station="line-1", clock=clock) as journal:
+    # Small enough that its log is emptied, beside the commits, about every dozen of them.
+    settings = JournalSettings(max_bytes=64_000_000)
+    with SqliteJournal(JOURNAL, settings, station="line-1", clock=clock) as journal:
         # The control experiment: a journal that trusts the disk a little more must be caught.
         if options["synchronous"] != "FULL":
             journal._database.execute(f"PRAGMA synchronous = {options['synchronous']}")

@@ -118,6 +118,7 @@ class Checkpointer:
             translated(self._path),
             closing(sqlite3.connect(self._path, isolation_level=None, timeout=0.0)) as database,
         ):
+            database.execute("PRAGMA synchronous = FULL")
             while True:
                 self._due.wait()
                 self._due.clear()

@@ -42,6 +42,8 @@ NG_WINDOW = 60
 NG_SHARE = 0.25
 """The verdicts alone show the rise when so many of the newest ones are ng: two and a half times the usual share."""
 
+EVIDENCE_BYTES = 300_000_000
+"""Pictures that a demo keeps at most, in the folder for temporary files."""
 LARGEST = 1e6
 """Seconds, or frames a second, that an option takes."""
 SETTLE_S = 10.0
@@ -130,6 +132,7 @@ class _Demo:
             f"rise_after_s = {rise_after_s!r}\nrisen_defect_share = {RISEN_SHARE!r}\n"
             f'[sensors.{SENSORS}]\nkind = "simulated"\nseed = {PROCESS_SEED}\n'
             f"drift_after_s = {options.drift_after!r}\n"
+            f"[evidence]\nmax_bytes = {EVIDENCE_BYTES}\n"
             f'[process.{GROUP}]\nbundle = "{SHIPPED_PROCESS_BUNDLE}"\n'
             + "".join(f'channel.{name} = {{ source = "{SENSORS}", unit = "{unit}" }}\n' for name, unit in CHANNELS),
             lambda: self._interrupted,
