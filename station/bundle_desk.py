@@ -165,6 +165,7 @@ class BundleDesk:
                 if chosen.sha256 is None or not self.take_back(chosen.slot, chosen.sha256, str(exc)):
                     raise
                 continue
+            self._passed.add(hashlib.sha256(data).hexdigest())
             self._keep(data, chosen.origin)
             self._show(chosen.slot)
             return loaded

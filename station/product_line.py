@@ -174,7 +174,9 @@ class ProductLine:
         loaded = []
         for line, key in concerned:
             parts = [part for part in line.part.products.values() if part.bundle == key]
-            parts[0].try_out()
+            if command is not None:
+                # What judged before, and is taken back to, must judge at once.
+                parts[0].try_out()
             model = replace(parts[0].load(), command=command)
             for part in parts:
                 part.recipe.check(model.manifest.labels, f"{model.ref.name} {model.ref.version}")

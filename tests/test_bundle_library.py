@@ -210,7 +210,7 @@ def test_install_activate_and_go_back_without_a_station(tmp_path: Path, capsys: 
         ("activate-bundle", True, Origin.LOCAL),
     ]
     assert kept[0].reason is not None
-    assert len(kept) == 12
+    assert len(kept) == 11
 
 
 def test_an_encrypted_bundle_needs_its_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

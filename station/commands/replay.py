@@ -24,7 +24,7 @@ from station.adapters.litert_model import load_model, machine
 from station.adapters.sqlite_journal import Filter, export
 from station.adapters.system_clock import SystemClock
 from station.bundle_file import read_file
-from station.commands.assembly import JOURNAL_FILE
+from station.commands.assembly import JOURNAL_FILE, with_product
 from station.commands.exit_codes import ExitCode
 from station.commands.looks import as_owner
 from station.errors import BundleError, ModelError, ProtocolError, StorageError
@@ -35,7 +35,7 @@ from station.messages import ModelRef, Pixels, Verdict
 from station.picture import View, fingerprint, read_reference
 from station.pipeline import LoadedModel
 from station.replaying import DECIDED, Finding, Replayed, replay
-from station.settings import SHIPPED_BUNDLE, Settings, load
+from station.settings import SHIPPED_BUNDLE, CameraSettings, Settings, load
 
 COMMITTED_WITHIN_S = 86_400.0
 """A verdict's id holds its time; it was stored at most this long afterwards."""
@@ -154,7 +154,7 @@ class _Again:
         """The bundle file with this hash: in the library, or one that the configuration names, or the shipped one."""
         if ref.sha256 in self._library.index().entries:
             return self._library.read(ref.sha256)
-        named = [self._settings.model.bundle, *(camera.bundle for camera in self._settings.camera.values())]
+        named = [self._settings.model.bundle, *(camera.bundle for camera in self._cameras())]
         for path in dict.fromkeys([*(one for one in named if one is not None), SHIPPED_BUNDLE]):
             try:
                 data = read_file(path)
@@ -167,9 +167,15 @@ class _Again:
             "the configuration names has it"
         )
 
+    def _cameras(self) -> Iterator[CameraSettings]:
+        """The cameras' tables, as they are and as each product has them."""
+        for name, camera in self._settings.camera.items():
+            yield camera
+            yield from (with_product(camera, product.of(name)) for product in self._settings.product.values())
+
     def _reference(self, sha256: str) -> Pixels:
         """The picture of a good part with this fingerprint."""
-        for camera in self._settings.camera.values():
+        for camera in self._cameras():
             if camera.reference is None:
                 continue
             try:
