@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from export.signing import signed
 from station.bundle_file import MANIFEST, MODEL, SIGNATURES, open_members
 from station.settings import SHIPPED_BUNDLE
-from station.trust import Signature, Signatures, Trust, key_id
+from station.trust import Signature, Signatures, Trust, key_id, signed_message
 
 Members = dict[str, bytes]
 
@@ -176,14 +176,17 @@ def _signature_not_last(of: Signed, chance: random.Random) -> bytes:
     return zipped({name: of.signatures if name == SIGNATURES else of.members[name] for name in order})
 
 
-def _bomb(_: Signed, chance: random.Random) -> bytes:
-    """A gigabyte in a member of a megabyte, told as it is or told as a few bytes."""
+def _bomb(of: Signed, chance: random.Random) -> bytes:
+    """Some hundred megabytes in a member of one, told as they are or as a few bytes; signed, so that it is unpacked."""
     packer = zlib.compressobj(9, 8, -15)
     size = chance.choice([300, 600]) << 20
     packed = b"".join([packer.compress(bytes(1 << 20)) for _ in range(size >> 20)] + [packer.flush()])
     told = chance.choice([size, 0, 1000, 0xFFFFFFFF])
     name = chance.choice([MODEL, "golden/9-ok.png", "more.bin"])
-    return _raw([(name.encode(), packed, told)])
+    plain = _raw([(name.encode(), packed, told)])
+    covered = hashlib.sha256(plain[: plain.rindex(b"PK\1\2")]).digest()
+    mine = Signature(key=key_id(public_of(of.key)), ed25519=of.key.sign(signed_message(covered)).hex())
+    return _appended(plain, Signatures(signatures=(mine,)).model_dump_json().encode())
 
 
 def _raw(members: list[tuple[bytes, bytes, int]], local: bytes = b"", external: int = 0o600 << 16) -> bytes:

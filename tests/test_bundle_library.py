@@ -3,6 +3,7 @@
 import itertools
 import os
 import resource
+import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from bundle_makers import enlarging, variant, wrong_golden
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from test_station import eventually, running
 
 from export.__main__ import main as export_main
@@ -25,10 +27,12 @@ from station.adapters.sqlite_journal import export
 from station.boards import Web
 from station.bundle_file import open_members
 from station.bundle_index import Entry, Index
+from station.bundle_settings import BundleSettings
 from station.daemon import Station
-from station.errors import BundleError, BundleLocked, StorageError
+from station.errors import BundleError, BundleLocked, ConfigurationError, StorageError
 from station.messages import Fault, InstallResult, Origin, Outcome, Reason, Response, SwitchResult, Verb, Verdict
 from station.settings import SHIPPED_BUNDLE, SHIPPED_PROCESS_BUNDLE
+from station.simulated_process import CHANNELS
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 SHIPPED = open_members(SHIPPED_BUNDLE.read_bytes(), "b").sha256
@@ -211,6 +215,55 @@ def test_install_activate_and_go_back_without_a_station(tmp_path: Path, capsys: 
     ]
     assert kept[0].reason is not None
     assert len(kept) == 11
+
+
+def test_a_process_group_and_a_product_have_slots_of_their_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(SHIPPED_BUNDLE, tmp_path / "own.bundle")
+    shutil.copy(SHIPPED_PROCESS_BUNDLE, tmp_path / "process.bundle")
+    channels = "\n".join(f'channel.{name} = {{ source = "plant", unit = "{unit}" }}' for name, unit in CHANNELS)
+    where = configured(
+        tmp_path,
+        f"""
+[product.wide]
+bundle = "own.bundle"
+[product.narrow]
+[sensors.plant]
+kind = "simulated"
+[process.oven]
+bundle = "process.bundle"
+{channels}
+""",
+    )
+    assert main(["bundle", "install", *where, str(variant(tmp_path / "2.bundle", "2"))]) == 0
+    assert main(["bundle", "install", *where, str(tmp_path / "process.bundle")]) == 0
+    assert main(["bundle", "activate", *where, "boards", "--slot", "product.wide"]) == 0
+    assert main(["bundle", "activate", *where, "oven", "--slot", "process.oven"]) == 0
+    capsys.readouterr()
+    for bundle, slot, reason in (
+        ("boards", "product.narrow", "the configuration has no such table"),
+        ("boards", "process.oven", "is for pictures (task detect), not for the slot process.oven"),
+        ("oven", "camera.c", "is for readings (task forecast), not for the slot camera.c"),
+    ):
+        assert main(["bundle", "activate", *where, bundle, "--slot", slot]) == 3
+        assert reason in capsys.readouterr().err
+    assert main(["check", "--offline", *where]) == 0
+    said = capsys.readouterr().out
+    assert "product wide, camera c, bundle" in said
+    assert "boards 2, golden set reproduced" in said
+    assert "in slot process.oven: oven 1" in said
+
+
+def test_the_key_may_be_a_credential_of_the_service(tmp_path: Path) -> None:
+    settings = BundleSettings(key_credential="bundle-key", encrypt=True)
+    assert settings.read_key({}) is None
+    with pytest.raises(ConfigurationError, match=r"bundles\.key_credential = 'bundle-key': cannot read"):
+        settings.read_key({"CREDENTIALS_DIRECTORY": str(tmp_path)})
+    (tmp_path / "bundle-key").write_bytes(bytes(range(32)))
+    assert settings.read_key({"CREDENTIALS_DIRECTORY": str(tmp_path)}) == bytes(range(32))
+    with pytest.raises(ValidationError, match="encrypt = true needs key_credential or key_file"):
+        BundleSettings(encrypt=True)
 
 
 def test_an_encrypted_bundle_needs_its_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
