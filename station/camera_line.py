@@ -36,6 +36,7 @@ from station.pipeline import Inspector, LoadedModel, Setup
 from station.ports import Clock, EvidenceStore, FrameSource, Publisher
 from station.progress import CameraProgress
 from station.recipe import Recipe
+from station.reject_line import RejectLines
 from station.settings import CameraSettings
 from station.succession import Succession
 
@@ -130,6 +131,7 @@ class CameraLine:
         publisher: for the camera's retained state.
         evidence: keeps pictures; None: none are kept.
         judged: told of each verdict that is on its way.
+        rejects: told of each part when its frame is taken, and at once when it is judged.
         faults: told of a camera that delivers nothing.
         clock: time.
     """
@@ -146,6 +148,7 @@ class CameraLine:
         publisher: Publisher,
         evidence: EvidenceStore | None,
         judged: Callable[[Verdict], object],
+        rejects: RejectLines,
         faults: FaultBoard,
         clock: Clock,
     ) -> None:
@@ -160,6 +163,7 @@ class CameraLine:
         self._publisher = publisher
         self._evidence = evidence
         self._judged = judged
+        self._rejects = rejects
         self._faults = faults
         self._clock = clock
         self._succession: Succession[Setup] = Succession(Setup())
@@ -280,12 +284,15 @@ class CameraLine:
         with self._lock:
             self._account.captured(frame.capture)
             self._last_sequence = frame.sequence
+        # A part whose verdict does not come in time is thrown out all the same: its moment must be known before.
+        self._rejects.expect(self.name, frame.sequence, frame.capture.captured_monotonic_s)
         try:
             skipped = frame.capture.skipped
             if skipped is None and self._pause is not None:
                 self._pause.passed_by(frame.sequence)
                 skipped = SkipReason.PAUSED
             if skipped is not None:
+                self._rejects.decide(self.name, frame.sequence, "skipped")
                 with self._lock:
                     self._account.skipped(skipped)
                 self._settled += 1
@@ -314,6 +321,8 @@ class CameraLine:
         frame = self._inspector.correct(frame)
         self._tell_calibration()
         verdict = self._inspector.inspect(frame)
+        # In front of whatever a verdict may wait for: picture, part id, disk.
+        self._rejects.decide(self.name, frame.sequence, verdict.outcome.value)
         self._note_failure(verdict)
         if self._evidence is not None:
             orders = self.control.take_orders() if frame.capture.pixels is not None else ()

@@ -108,6 +108,14 @@ rate_fps = 10.0
 # channel.temperature = {{ source = "plc1", point = "oven", unit = "°C", minimum = 0.0, maximum = 400.0 }}
 # alarm.hot = {{ watch = "temperature", above = 260.0, deadband = 5.0, on_delay_s = 3.0, priority = "high" }}
 
+# A signal to a PLC for each part to throw out (README, "Reject output"):
+# [reject.gate]
+# kind = "modbus_tcp"
+# host = "192.0.2.20"
+# address = 3                  # coil
+# delay_s = 1.2                # from the exposure to the ejector
+# heartbeat = {{ address = 10 }}
+
 # Alerts are on by themselves (README, "Alerts"); a table changes one:
 # [alert.ng_rate]
 # limit = 0.1

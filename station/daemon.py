@@ -44,6 +44,7 @@ from station.process_line import ProcessLines
 from station.product_line import ProductLine
 from station.progress import Progress, RecorderProgress
 from station.recorder import Recorder
+from station.reject_line import RejectLines
 from station.settings import Settings
 from station.tally import percentiles
 
@@ -95,6 +96,7 @@ class Station:
         epoch: number of this run; larger than any before.
         clock: time.
         boot_id: identifies this run in `status`.
+        rejects: the reject outputs.
         alerts: what a person or a PLC must act on.
         commands: how commands come.
         product_store: notes which product runs.
@@ -116,6 +118,7 @@ class Station:
         epoch: int,
         clock: Clock,
         boot_id: UUID,
+        rejects: RejectLines,
         alerts: AlertLine,
         commands: CommandPart,
         product_store: ProductStore,
@@ -160,12 +163,14 @@ class Station:
                 publisher=publisher,
                 evidence=evidence,
                 judged=alerts.judged,
+                rejects=rejects,
                 faults=faults,
                 clock=clock,
             )
             for name, part in cameras.items()
         }
         self._alerts = alerts
+        self._rejects = rejects
         self._products = ProductLine(
             lines=self._lines,
             numbers={name: product.number for name, product in settings.product.items()},
@@ -202,6 +207,9 @@ class Station:
                 for name, work in process.works():
                     stack.callback(self._thread(name, work).join)
                 stack.callback(process.stop)
+            for name, work in self._rejects.works():
+                stack.callback(self._thread(name, work).join)
+            stack.callback(self._rejects.stop)
             self._products.begin()
             for line in self._lines.values():
                 thread = self._thread(f"camera-{line.name}", lambda line=line: self._watch(line))  # type: ignore[misc]
@@ -229,6 +237,8 @@ class Station:
             for line in self._lines.values():
                 if line.part.part_ids is not None:
                     line.part.part_ids.keep()
+            states = {line.name: line.progress().state for line in self._lines.values()}
+            self._rejects.say(", ".join(self._stalled) or None, states)
             self._alerts.look()
             self._products.take_failing_back()
             if now_s >= next_health_s:
@@ -390,6 +400,7 @@ class Station:
             sensors=sensors,
             process=process,
             alerts=tuple(self._alerts.standing),
+            rejects=self._rejects.health(),
             latency_ms=percentiles(latencies),
             disk_free_bytes=shutil.disk_usage(self._settings.station.data_dir).free,
             rss_mb=round(resident_mb(os.getpid()), 1),

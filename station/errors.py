@@ -7,6 +7,8 @@
     ├── DeviceError
     │   ├── CameraError           transient: the camera is closed and opened again with back-off
     │   ├── SensorError           transient: a source of readings is away; it is tried again with back-off
+    │   ├── OutputError           transient: a reject output's device is away; it is connected to anew with back-off
+    │   │   └── OutputRefused     the device answers, and does not do what it is told
     │   └── EndOfStream           not a fault: the source has no more pictures
     ├── CalibrationError          a calibration cannot be made, read or written; nothing has changed
     ├── AlarmRefused              an alarm's state does not allow what was asked for; nothing has changed
@@ -54,6 +56,14 @@ class CameraError(DeviceError):
 
 class SensorError(DeviceError):
     """A source of readings cannot be reached or does not answer as it should; trying again may help."""
+
+
+class OutputError(DeviceError):
+    """The device of a reject output cannot be reached or does not answer; trying again may help."""
+
+
+class OutputRefused(OutputError):
+    """The device of a reject output answers with a refusal."""
 
 
 class EndOfStream(DeviceError):

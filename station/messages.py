@@ -631,6 +631,36 @@ class ProcessHealth(Message):
     restarts: int
 
 
+class RejectHealth(Message):
+    """One reject output within `Health`: expected = pending + spared + written + late + failed.
+
+    Attributes:
+        connected: its device answers.
+        expected: parts whose frames were taken from the output's cameras.
+        pending: their moment has not come yet.
+        spared: need no signal.
+        written: the device acknowledged the signal in time.
+        late: it did so later than `late_after_ms`.
+        failed: the signal was not given: too late, the device away or refusing, or no verdict and no count.
+        overdue: of all of them, those whose moment came before their verdict.
+        held: why the heartbeat stands still; None: it runs, or there is none.
+        sent_ms: from the moment to the sending, over the last thousand signals.
+        answered_ms: from the moment to the device's acknowledgement, over the same.
+    """
+
+    connected: bool
+    expected: int
+    pending: int
+    spared: int
+    written: int
+    late: int
+    failed: int
+    overdue: int
+    held: str | None
+    sent_ms: Percentiles | None
+    answered_ms: Percentiles | None
+
+
 class StandingAlert(Message):
     """One alert that stands, within `Health`; see `station.alert_messages.Alert`."""
 
@@ -648,6 +678,7 @@ class Health(Message):
         valid_until: when this has passed without a newer one, the station hangs, whatever its session says.
         evidence: the store of pictures; None when it is switched off.
         alerts: those that stand, oldest first.
+        rejects: the reject outputs.
         latency_ms: from the exposure to the verdict, over the last minute's frames.
         disk_free_bytes: on the file system of the data folder.
         rss_mb: resident memory of the station's process, in 10^6 bytes.
@@ -664,6 +695,7 @@ class Health(Message):
     sensors: Mapping[str, SourceHealth] = Field(default_factory=dict)
     process: Mapping[str, ProcessHealth] = Field(default_factory=dict)
     alerts: tuple[StandingAlert, ...] = ()
+    rejects: Mapping[Name, RejectHealth] = Field(default_factory=dict)
     latency_ms: Percentiles | None
     disk_free_bytes: int
     rss_mb: float

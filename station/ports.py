@@ -415,6 +415,25 @@ class EvidenceStore(Resource, Protocol):
         """Figures for the `health` topic; any thread."""
 
 
+class RejectDevice(Resource, Protocol):
+    """What throws parts out, or lets them pass; driven from one thread. Entering it connects and writes nothing.
+
+    Each method waits for the device's answer, and raises OutputError when it is away, OutputRefused when it says no.
+    """
+
+    def set(self, *, on: bool) -> None:
+        """Give the signal, or take it back."""
+
+    def beat(self, count: int) -> None:
+        """Write the heartbeat, 0 to 65535."""
+
+    def count(self) -> int:
+        """Read the encoder's counts, as the registers hold them."""
+
+    def look(self) -> str:
+        """Read what `set`, `beat` and `count` would use, and say in one line what stands there; nothing is written."""
+
+
 class StateSink(Protocol):
     """Where the latest state of a thing is shown; keeps the newest only."""
 

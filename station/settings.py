@@ -26,8 +26,9 @@ from station.messages import EvidenceClass, Name, Verb
 from station.part_id_settings import FileNamePartId, MqttPartId, PartIdSettings
 from station.process_settings import ProcessSettings
 from station.product_settings import ProductSettings, ProductView
+from station.reject_settings import RejectSettings, RtuReject, check_rejects
 from station.section import ControlName, FilePath, Fraction, Region, Section
-from station.sensor_settings import REPLAYED, MqttSensors, SensorSettings
+from station.sensor_settings import REPLAYED, ModbusRtuSensors, MqttSensors, SensorSettings
 from station.trust_settings import TrustSettings
 
 ENVIRONMENT_PREFIX = "STATION_"
@@ -317,6 +318,22 @@ class Settings(Section):
     alert: AlertTables = Field(default_factory=dict, validate_default=True)
     """`[alert.<name>]`, one table for each alert that is not as it is built in."""
 
+    reject: Mapping[Name, RejectSettings] = Field(default_factory=dict)
+    """`[reject.<name>]`, one table for each reject output."""
+
+    @model_validator(mode="after")
+    def _rejects_fit(self) -> Self:
+        check_rejects(self.reject, self.camera)
+        serial = {
+            source.device: f"sensors.{name}"
+            for name, source in self.sensors.items()
+            if isinstance(source, ModbusRtuSensors)
+        }
+        for name, reject in self.reject.items():
+            if isinstance(reject, RtuReject) and reject.device in serial:
+                raise ValueError(f"reject.{name}.device = {reject.device!r} is that of {serial[reject.device]}, too")
+        return self
+
     @model_validator(mode="after")
     def _alerts_name_cameras(self) -> Self:
         for name, alert in self.alert.items():
@@ -479,7 +496,7 @@ def _explain(error: ValidationError, origin: str) -> list[str]:
     for item in error.errors(include_url=False):
         # The discriminator of a union stands in the location as a level of its own; it is no key of the file.
         location = [str(level) for level in item["loc"]]
-        if len(location) > 2 and location[0] in ("camera", "sensors", "alert"):  # noqa: PLR2004
+        if len(location) > 2 and location[0] in ("camera", "sensors", "alert", "reject"):  # noqa: PLR2004
             location = location[:2] + location[3:]
         if location[2:3] == ["part_id"]:
             location = location[:3] + location[4:]
@@ -516,7 +533,9 @@ def _allowed(item: Any) -> str:
 
 
 def _kinds(location: Sequence[int | str]) -> list[str]:
-    union = {"sensors": SensorSettings, "alert": AlertSettings}.get(str(location[0]), CameraSettings)
+    union = {"sensors": SensorSettings, "alert": AlertSettings, "reject": RejectSettings}.get(
+        str(location[0]), CameraSettings
+    )
     if location[-1] == "part_id":
         union = PartIdSettings
     return [one for kind in get_args(get_args(union)[0]) for one in get_args(kind.model_fields["kind"].annotation)]

@@ -16,6 +16,7 @@ from station.messages import PartIdState, Reason, SkipReason, Verb
 from station.part_id_settings import BasePartId, PartIdSettings
 from station.process_settings import AlarmSettings, ChannelSettings, ProcessSettings
 from station.product_settings import DefectRule, ProductSettings
+from station.reject_settings import BaseReject
 from station.requests import REQUESTS
 from station.section import Section
 from station.sensor_settings import BaseSensors, SensorSettings
@@ -30,7 +31,7 @@ def keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
     """Every key of a table, with its path."""
     for name, field in section.model_fields.items():
         inner = [one for one in (field.annotation, *get_args(field.annotation)) if _is_section(one)]
-        if name in ("camera", "sensors", "process", "channel", "alarm", "alert", "product"):
+        if name in ("camera", "sensors", "process", "channel", "alarm", "alert", "reject", "product"):
             continue
         if inner:
             yield from keys(inner[0], f"{prefix}{name}.")
@@ -75,6 +76,17 @@ def test_the_readme_explains_each_key_of_a_process_group(table: type[Section]) -
 def test_the_readme_explains_each_key_of_an_alert(table: type[Section]) -> None:
     for name in keys(table):
         assert name == "kind" or f"| `{name}` |" in README, name
+
+
+@pytest.mark.parametrize("name", sorted(keys(BaseReject)))
+def test_the_readme_explains_each_key_of_a_reject_output(name: str) -> None:
+    assert f"| `{name}` |" in README
+
+
+def test_the_example_of_reject_outputs_is_valid() -> None:
+    (example,) = re.findall(r"```toml\n(\[reject\..*?)```", README, re.DOTALL)
+    document = tomllib.loads('[camera.line]\nkind = "simulated"\n' + example)
+    assert set(from_document(document, "README.md", Path("/"), {}).reject) == {"gate", "far"}
 
 
 @pytest.mark.parametrize("kind", AlertKind)

@@ -65,13 +65,14 @@ def test_topics_of_the_embedded_broker_cannot_be_looked_at_from_outside(tmp_path
 def test_a_package_that_is_missing_is_named_with_its_extra(
     source: dict[str, object], package: str, extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(sys.modules, f"station.adapters.{extra}_sensors", raising=False)
+    for adapter in (f"{extra}_sensors", "_modbus_client"):
+        monkeypatch.delitem(sys.modules, f"station.adapters.{adapter}", raising=False)
     for name in [one for one in sys.modules if one.partition(".")[0] == package]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)
     settings = from_document({"camera": CAMERA, "sensors": {"press": source}}, "station.toml", tmp_path, {})
     with pytest.raises(ConfigurationError) as caught:
-        need_extras(settings.sensors.items())
+        need_extras(settings)
     assert f"needs the package {package}, which is not installed" in str(caught.value)
     assert f"pip install 'inspection-station[{extra}]'" in str(caught.value)
 
@@ -108,6 +109,6 @@ def test_what_is_installed_is_accepted(tmp_path: Path) -> None:
         },
     }
     try:
-        need_extras(from_document(document, "station.toml", tmp_path, {}).sensors.items())
+        need_extras(from_document(document, "station.toml", tmp_path, {}))
     except ConfigurationError as exc:
         pytest.fail(str(exc))

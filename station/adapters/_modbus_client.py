@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self, assert_never
@@ -101,16 +102,32 @@ class ModbusClient:
         Raises:
             NoAnswer: the device did not answer.
         """
-        client = self._client
-        assert client is not None
+        client = self._entered
         ask = {
             "holding": client.read_holding_registers,
             "input": client.read_input_registers,
             "coil": client.read_coils,
             "discrete": client.read_discrete_inputs,
         }[table]
+        return self._answer(lambda: ask(address, count=count, device_id=unit_id))
+
+    def execute(self, request: ModbusPDU) -> ModbusPDU:
+        """Send a request that was made before; the answer may be an exception of the device.
+
+        Raises:
+            NoAnswer: the device did not answer.
+        """
+        client = self._entered
+        return self._answer(lambda: client.execute(False, request))
+
+    @property
+    def _entered(self) -> ModbusBaseSyncClient:
+        assert self._client is not None
+        return self._client
+
+    def _answer(self, ask: Callable[[], ModbusPDU]) -> ModbusPDU:
         try:
-            return ask(address, count=count, device_id=unit_id)
+            return ask()
         except (ModbusException, OSError) as exc:
             raise NoAnswer(self._describe(exc)) from exc
         except Exception as exc:
@@ -141,6 +158,8 @@ class ModbusClient:
                 assert isinstance(client, ModbusTcpClient)
                 try:
                     client.socket = socket.create_connection((wanted.host, wanted.port), timeout=self._timeout_s)
+                    # A request is one small packet, and must not wait for the one before it to be acknowledged.
+                    client.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 except OSError as exc:
                     raise SensorError(f"{self.where}: {exc.strerror or exc}") from exc
             case SerialPort() as wanted:

@@ -35,7 +35,7 @@ from station.calibrated import CameraCalibration, read_calibration
 from station.camera_line import BundleKey, CameraPart, CameraProduct
 from station.commands.camera_factory import make_camera
 from station.commands.part_id_factory import make_part_ids, need_part_id_extras
-from station.commands.sensor_factory import StationBroker, make_sensors, need_extras
+from station.commands.sensor_factory import StationBroker, make_reject, make_sensors, need_extras
 from station.daemon import BROKER, CommandPart, Station
 from station.errors import ConfigurationError, ModelError, ProtocolError, StorageError
 from station.faults import FaultBoard
@@ -52,6 +52,7 @@ from station.process_line import READINGS, ProcessLines, ProcessPart, SensorsPar
 from station.product_settings import ProductView
 from station.recipe import NO_RECIPE, Recipe
 from station.recorder import Recorder
+from station.reject_line import RejectLine, RejectLines
 from station.section import ControlName
 from station.sensor_settings import REPLAYED
 from station.settings import CameraSettings, DeviceCamera, Settings
@@ -100,7 +101,7 @@ def assembled(
     # The thread that judges gives the interpreter away during each inference; with Python's own 5 ms it would wait
     # up to that long to get it back from the thread that keeps the journal.
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    need_extras(settings.sensors.items())
+    need_extras(settings)
     need_part_id_extras(settings.camera)
     clock = SystemClock()
     faults = FaultBoard(clock)
@@ -214,6 +215,10 @@ def assembled(
             faults=faults,
             clock=clock,
         )
+        rejects = RejectLines(
+            RejectLine(output, table, table.cameras or settings.camera, make_reject(output, table), faults, clock)
+            for output, table in settings.reject.items()
+        )
         alerts = AlertLine(
             AlertBook(name, epoch, settings.alert, settings.camera),
             lambda message: outbox.put(message, 0),
@@ -235,6 +240,7 @@ def assembled(
             epoch,
             clock,
             boot_id,
+            rejects,
             alerts,
             commands,
             ProductFile(settings.station.data_dir),

@@ -34,7 +34,7 @@ def _findings(path: Path, *, offline: bool) -> Iterator[Finding]:
     settings = load(path, os.environ)
     yield Finding(f"configuration {path}")
     with blamed_on(path):
-        need_extras(settings.sensors.items())
+        need_extras(settings)
         need_part_id_extras(settings.camera)
         folder, running = looks.data_folder(settings)
     yield folder
@@ -46,3 +46,4 @@ def _findings(path: Path, *, offline: bool) -> Iterator[Finding]:
         yield looks.broker(settings, running=running)
         yield from looks.sensors(settings, running=running)
         yield from looks.part_ids(settings, running=running)
+        yield from looks.rejects(settings, running=running)

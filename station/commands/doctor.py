@@ -42,7 +42,7 @@ def _findings(path: Path) -> Iterator[Finding]:
     running = False
     try:
         settings = load(path, os.environ)
-        need_extras(settings.sensors.items())
+        need_extras(settings)
         yield Finding(f"configuration {path}")
         yield from secrets(path, settings)
         folder, running = looks.data_folder(settings)
@@ -57,6 +57,7 @@ def _findings(path: Path) -> Iterator[Finding]:
         yield from looks.cameras(settings, running=running)
         yield looks.broker(settings, running=running)
         yield from looks.sensors(settings, running=running)
+        yield from looks.rejects(settings, running=running)
 
 
 def machine() -> Iterator[Finding]:

@@ -15,5 +15,6 @@ class ExitCode(IntEnum):
     PICTURE = 6
     SENSORS = 7
     CALIBRATION = 8
+    REJECT = 9
     CONFIGURATION = 78
     """EX_CONFIG of sysexits.h: the service manager does not restart on it."""

@@ -26,7 +26,7 @@ from station.commands.assembly import (
 from station.commands.camera_factory import make_camera
 from station.commands.exit_codes import ExitCode
 from station.commands.part_id_factory import make_part_id_source
-from station.commands.sensor_factory import StationBroker, make_sensors
+from station.commands.sensor_factory import StationBroker, make_reject, make_sensors
 from station.errors import (
     BundleLocked,
     CameraError,
@@ -34,6 +34,7 @@ from station.errors import (
     JournalInUse,
     LogError,
     ModelError,
+    OutputError,
     ProtocolError,
     SensorError,
 )
@@ -45,6 +46,7 @@ from station.process import channels_of, step_of
 from station.process_messages import Readings, SourceEvent
 from station.process_settings import ProcessSettings
 from station.recipe import Recipe
+from station.reject_settings import RejectSettings, RtuReject
 from station.sensor_settings import ModbusRtuSensors, MqttSensors, SensorSettings
 from station.settings import CameraSettings, DeviceCamera, Settings
 
@@ -287,6 +289,24 @@ def _broker_to_look_at(settings: Settings) -> StationBroker:
     )
 
 
+def rejects(settings: Settings, *, running: bool) -> Iterator[Finding]:
+    """Read what each reject output would write, and write nothing; `running`: a station holds the serial ports."""
+    for name, reject in settings.reject.items():
+        what = f"reject {name}"
+        if running and isinstance(reject, RtuReject):
+            yield Finding(what, "held by the running station, whose topic `health` tells how it does")
+            continue
+        yield _look(what, ExitCode.REJECT, functools.partial(_check_reject, name, reject))
+        if reject.signal == "reject" and reject.heartbeat is None:
+            text = 'when the station is gone nothing is thrown out: give it a heartbeat, or signal = "pass"'
+            yield Finding(what, text, advice=True)
+
+
+def _check_reject(name: str, settings: RejectSettings) -> str:
+    with make_reject(name, settings) as device:
+        return device.look()
+
+
 def _check_source(name: str, source: SensorSettings, settings: Settings) -> str:
     """Wait for one row.
 
@@ -323,7 +343,7 @@ def _check_source(name: str, source: SensorSettings, settings: Settings) -> str:
 def _look(what: str, failure: ExitCode, check: Callable[[], str]) -> Finding:
     try:
         return Finding(what, check())
-    except (ModelError, CameraError, ProtocolError, SensorError, LogError) as exc:
+    except (ModelError, CameraError, ProtocolError, SensorError, LogError, OutputError) as exc:
         return Finding(what, str(exc), failure)
 
 

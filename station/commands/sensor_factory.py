@@ -1,8 +1,8 @@
-"""From one `[sensors.<name>]` table to the source of readings that it describes."""
+"""From one table to the device that it describes: `[sensors.<name>]` and `[reject.<name>]`."""
 
 import importlib
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, assert_never
 
@@ -12,7 +12,8 @@ from station.adapters.simulated_sensors import SimulatedSensors as SimulatedSour
 from station.adapters.system_clock import SystemClock
 from station.broker_settings import BrokerSettings
 from station.errors import ConfigurationError
-from station.ports import Sensors
+from station.ports import RejectDevice, Sensors
+from station.reject_settings import RejectSettings
 from station.sensor_settings import (
     CsvSensors,
     ModbusRtuSensors,
@@ -22,6 +23,7 @@ from station.sensor_settings import (
     SensorSettings,
     SimulatedSensors,
 )
+from station.settings import Settings
 
 _EXTRAS = {
     "modbus_tcp": ("modbus_sensors", "modbus"),
@@ -77,25 +79,37 @@ def make_sensors(
         case CsvSensors():
             return CsvReplay(name, settings, clock, wanted)
         case ModbusTcpSensors() | ModbusRtuSensors():
-            return _optional(name, settings).ModbusSource(name, settings, clock)  # type: ignore[no-any-return]
+            return _source(name, settings).ModbusSource(name, settings, clock)  # type: ignore[no-any-return]
         case OpcUaSensors():
             password = settings.read_password(environment, f"sensors.{name}")
-            return _optional(name, settings).OpcUaSource(name, settings, clock, password)  # type: ignore[no-any-return]
+            return _source(name, settings).OpcUaSource(name, settings, clock, password)  # type: ignore[no-any-return]
         case MqttSensors():
             return _mqtt(name, settings, broker, environment)
         case _:
             assert_never(settings)
 
 
-def need_extras(sensors: Iterable[tuple[str, SensorSettings]]) -> None:
-    """See that the package of each source is installed.
+def make_reject(name: str, settings: RejectSettings) -> RejectDevice:
+    """Return the device of a reject output, not yet entered.
+
+    Raises:
+        ConfigurationError: it needs a package that is not installed.
+    """
+    device = optional_adapter("modbus_reject", "modbus", f"reject.{name}.kind = {settings.kind!r}")
+    return device.ModbusReject(settings)  # type: ignore[no-any-return]
+
+
+def need_extras(settings: Settings) -> None:
+    """See that the package of each source of readings and each reject output is installed.
 
     Raises:
         ConfigurationError: one is not; the text names the extra.
     """
-    for name, settings in sensors:
-        if settings.kind in _EXTRAS:
-            _optional(name, settings)
+    for name, source in settings.sensors.items():
+        if source.kind in _EXTRAS:
+            _source(name, source)
+    for name, reject in settings.reject.items():
+        make_reject(name, reject)
 
 
 def _mqtt(name: str, settings: MqttSensors, station: StationBroker, environment: Mapping[str, str]) -> MqttSource:
@@ -126,7 +140,7 @@ def _mqtt(name: str, settings: MqttSensors, station: StationBroker, environment:
     )
 
 
-def _optional(name: str, settings: SensorSettings) -> Any:
+def _source(name: str, settings: SensorSettings) -> Any:
     """The adapter of a protocol whose library is installed only where it is needed."""
     module, extra = _EXTRAS[settings.kind]
     return optional_adapter(module, extra, f"sensors.{name}.kind = {settings.kind!r}")
