@@ -30,7 +30,7 @@ from station.settings import JournalSettings
 from station.wire import outgoing
 
 RATE_HZ = 100
-TURNS = 30
+TURNS = 50
 SUSTAINED = 20_000
 PAGE_BYTES = 4096 + 24
 """A page and its frame header in the write-ahead log."""

@@ -4,6 +4,7 @@ The station's own replay after a reconnect is switched off here, so that nothing
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -41,23 +42,34 @@ buffer_frames = 256
 """
 
 
-def verdicts(received: list[Received]) -> list[Verdict]:
-    return [decode(Verdict, one.payload) for one in received if one.topic.endswith("/verdict")]
+class Seen:
+    """The verdicts that a listener has, each decoded once."""
 
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._taken = 0
+        self._sequences: set[int] = set()
+        self.newest = (0, 0)
 
-def sequences(received: list[Received]) -> set[int]:
-    return {verdict.sequence for verdict in verdicts(received)}
+    @property
+    def sequences(self) -> set[int]:
+        return self._take(self._listener.received)
 
+    def wait_until(self, condition: Callable[[set[int]], bool]) -> None:
+        self._listener.wait_until(lambda received: condition(self._take(received)), PATIENCE_S)
 
-def new_verdicts(listener: Listener, count: int) -> None:
-    """Wait until this many more have arrived."""
-    before = listener.count
-    listener.wait_until(lambda received: len(verdicts(received[before:])) >= count, PATIENCE_S)
+    def wait_for_more(self, count: int) -> None:
+        enough = len(self.sequences) + count
+        self.wait_until(lambda sequences: len(sequences) >= enough)
 
-
-def all_there(listener: Listener, known: set[int], wanted: set[int]) -> None:
-    """Wait until what is wanted has arrived, or was there before."""
-    listener.wait_until(lambda received: wanted <= known | sequences(received), PATIENCE_S)
+    def _take(self, received: list[Received]) -> set[int]:
+        for one in received[self._taken :]:
+            if one.topic.endswith("/verdict"):
+                verdict = decode(Verdict, one.payload)
+                self._sequences.add(verdict.sequence)
+                self.newest = max(self.newest, (verdict.sequence, verdict.epoch))
+        self._taken = len(received)
+        return self._sequences
 
 
 def replayed(listener: Listener, number: int, epoch: int, last: int) -> int:
@@ -89,32 +101,34 @@ def test_a_replay_restores_what_a_killed_broker_forgot(tmp_path: Path) -> None:
         Listener(broker.port) as connected,
     ):
         station.start()
+        present = Seen(connected)
         known: set[int] = set()
         for number in range(KILLS):
             with Listener(broker.port, client_id="patient") as patient:
-                patient.wait_until(lambda received: len(sequences(received)) >= 20, PATIENCE_S)
-                known |= sequences(patient.received)
+                away = Seen(patient)
+                away.wait_until(lambda sequences: len(sequences) >= 20)
+                known |= away.sequences
             # The broker now keeps for the patient subscriber what it acknowledges to the station.
-            new_verdicts(connected, BETWEEN)
+            present.wait_for_more(BETWEEN)
             broker.kill()
             broker.start()
-            new_verdicts(connected, 50)
-            last, epoch = max((one.sequence, one.epoch) for one in verdicts(connected.received))
+            present.wait_for_more(50)
+            last, epoch = present.newest
             with Listener(broker.port, client_id="patient") as patient:
+                away = Seen(patient)
                 wanted = set(range(1, last + 1))
-                forgotten["subscriber that was connected"] += len(wanted - sequences(connected.received))
-                forgotten["subscriber that was away"] += len(wanted - known - sequences(patient.received))
+                forgotten["subscriber that was connected"] += len(wanted - present.sequences)
+                forgotten["subscriber that was away"] += len(wanted - known - away.sequences)
                 asked += replayed(patient, number, epoch, last)
-                all_there(patient, known, wanted)
-                all_there(connected, set(), wanted)
-                known |= sequences(patient.received)
-                lost += len(wanted - known) + len(wanted - sequences(connected.received))
+                away.wait_until((wanted - known).issubset)
+                present.wait_until(wanted.issubset)
+                known |= away.sequences
+                lost += len(wanted - known) + len(wanted - present.sequences)
         assert station.stop() == 0
-        all_of = connected.received
     table(
         f"broker as Debian ships it, killed {KILLS} times",
         {
-            "verdicts": max(sequences(all_of)),
+            "verdicts": max(present.sequences),
             **{f"forgotten for the {who}": count for who, count in forgotten.items()},
             "sent again on request": asked,
             "lost after the replay": lost,
