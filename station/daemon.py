@@ -8,6 +8,7 @@ they captured is judged, what was judged is journalled, what is journalled is ha
 within `DRAIN_S`, and last the pictures are written.
 """
 
+import functools
 import logging
 import os
 import shutil
@@ -38,6 +39,7 @@ from station.messages import (
     StatusName,
 )
 from station.operations import Operations
+from station.order_line import OrderLine
 from station.pipeline import Inspector
 from station.ports import Archive, Clock, EvidenceStore, ProductStore, Publisher, ServiceManager
 from station.process_line import ProcessLines
@@ -101,6 +103,7 @@ class Station:
         commands: how commands come.
         product_store: notes which product runs.
         bundles: finds and switches bundles.
+        orders: of the plant, for another product.
         process: early warning; None: no process group is watched.
         process_at: says where the process groups stood at a moment, for the verdicts.
     """
@@ -123,6 +126,7 @@ class Station:
         commands: CommandPart,
         product_store: ProductStore,
         bundles: BundleDesk,
+        orders: Sequence[OrderLine] = (),
         process: ProcessLines | None = None,
         process_at: Callable[[datetime], Mapping[str, ProcessState]] = lambda _: {},
     ) -> None:
@@ -181,6 +185,7 @@ class Station:
             changed=self._publish_status,
             bundles=bundles,
         )
+        self._orders = orders
         self._dead: list[str] = []
         self._commands = commands
         self._bundles = bundles
@@ -216,6 +221,9 @@ class Station:
                 stack.callback(thread.join)
             if self._settings.product:
                 stack.callback(self._thread("products", lambda: self._products.load_ahead(self._stopping)).join)
+            for order in self._orders:
+                work = functools.partial(order.work, self._stopping)
+                stack.callback(self._thread(f"orders-{order.name}", work).join)
             stack.callback(self._thread("commands", lambda: self._obey(self._commands)).join)
             stack.callback(self._stopping.set)
             self._manager.ready()

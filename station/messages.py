@@ -135,6 +135,7 @@ class Origin(StrEnum):
     MQTT = "mqtt"
     LOCAL = "local"
     STATION = "station"
+    PLANT = "plant"
 
 
 class EvidenceClass(StrEnum):
@@ -248,6 +249,19 @@ class CameraEvent:
     at: datetime
     reason: str | None = None
     missed_since: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ordered:
+    """The plant calls for a product.
+
+    Attributes:
+        what: its name or number, as it was written; None: that cannot be read.
+        fault: why not, in one line.
+    """
+
+    what: str | None
+    fault: str | None = None
 
 
 @dataclass(slots=True)
@@ -855,8 +869,9 @@ class Response(Message):
         id: UUIDv7; what an `override` names.
         verb: as it stood in the request's topic.
         transaction: the request's own, to know the answer by; None where none could be read.
-        origin: how it came: over `mqtt`, from the command line of the station's machine, `local`, or nobody asked: the
-            `station` did it by itself.
+        origin: how it came: over `mqtt`, from the command line of the station's machine (`local`), as an order of the
+            `plant`, by a topic or a register that the configuration names, or nobody asked: the `station` did it by
+            itself.
         accepted: whether it was carried out.
         reason: why not; None when it was.
         request: the command as it was understood; None when it was not.

@@ -16,6 +16,7 @@ from station.messages import (
     JournalHealth,
     Link,
     ModelRef,
+    Ordered,
     OutboxRow,
     Outgoing,
     Pixels,
@@ -200,6 +201,13 @@ class ReadingsJournal(Protocol):
         Raises:
             StorageError: some could not be kept, and are lost.
         """
+
+
+class Orders(Resource, Protocol):
+    """Brings orders of the plant as they come; like `Sensors` it tries again by itself, and says when it is down."""
+
+    def read(self, timeout_s: float) -> Ordered | Readings | SourceEvent | None:
+        """Return the next order, row with a product's number, or event; None when nothing came within `timeout_s`."""
 
 
 class ProductStore(Protocol):

@@ -11,7 +11,7 @@ ahead, each first in a process of its own, so that a changeover loads nothing::
                                                            camera judges with the new product
     CHANGING   a camera has not                            the others are set back; what is          RUNNING, former one
                                                            captured from now on is judged again
-    CHANGING   order                                       refused                                   CHANGING
+    CHANGING   order                                       waits for the end of this changeover      CHANGING
 
 A frame is judged by what held when it was captured, however long it waited (`station.succession`). The thread that
 looks at commands changes over; one other thread loads ahead.
@@ -39,11 +39,13 @@ PRODUCT = "product"
 """What a failed changeover is called in `status`; a product that cannot be had is `product <name>`."""
 LOOK_AGAIN_S = 2.0
 """How often a bundle that could not be loaded ahead is looked at; it is tried again when its file has changed."""
+ORDER_WITHIN_S = 600.0
+"""An order that could not begin for this long, because of others before it, is given up."""
 CHANGE_WITHIN_S = 60.0
 """A changeover that takes longer is given up: a bundle that is still loaded, a camera that must be opened anew."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Change:
     """A changeover under way."""
 
@@ -283,38 +285,48 @@ class ProductLine:
     # The thread that looks at commands
 
     def change(self, request: ChangeProductRequest, command: UUID) -> ChangeoverResult | Later:
-        """Change over.
+        """Change over; an order that comes during a changeover waits for its end.
 
         Raises:
             Refusal: it cannot be done; the former product goes on.
         """
-        product, former = self._asked_for(request), self._current
+        product = self._asked_for(request)
+        began_s = self._clock.monotonic_s()
+        change: _Change | None = None
+
+        def advance() -> ChangeoverResult | None:
+            nonlocal change
+            if change is None:
+                if self._change is not None:
+                    return None
+                if product == self._current:
+                    self._faults.set(PRODUCT, None)
+                    return ChangeoverResult(product=product, former=product, took_ms=0.0)
+                change = self._begin(product, command, request.by)
+            try:
+                return self._look(change)
+            except Exception:
+                # Unless it was given up in order already: whatever it is, the line must not stay between two products.
+                if self._change is change:
+                    self._abandon(change)
+                raise
+
+        done = advance()
+        if done is not None:
+            return done
+        # `_look` gives up long before: it has to put back what was changed.
+        return Later(advance, began_s + ORDER_WITHIN_S, f"other changeovers took longer than {ORDER_WITHIN_S:g} s")
+
+    def _begin(self, product: str, command: UUID, by: str | None) -> _Change:
+        former = self._current
         assert former is not None
-        if self._change is not None:
-            raise Refusal(f"the line is changing over to {self._change.product}; try again later")
-        if product == former:
-            self._faults.set(PRODUCT, None)
-            return ChangeoverResult(product=product, former=former, took_ms=0.0)
         for line in self._lines.values():
             if why := self._why_not_had(line, product):
                 raise self._refused(product, former, why)
         for line in self._lines.values():
             line.begin_changeover()
-        change = _Change(product, former, command, request.by, self._clock.monotonic_s(), {})
-        self._change = change
-        try:
-            change.adjusting = self._adjust(product, self._lines)
-            done = self._look()
-        except Exception:
-            # Unless it was given up in order already: whatever it is, the line must not stay between two products.
-            if self._change is not None:
-                self._abandon()
-            raise
-        if done is not None:
-            return done
-        # `_look` gives up first: it has to put back what was changed.
-        until_s = change.began_s + 2 * CHANGE_WITHIN_S
-        return Later(self._look, until_s, f"the changeover to {product} took longer than {CHANGE_WITHIN_S:g} s")
+        self._change = _Change(product, former, command, by, self._clock.monotonic_s(), self._adjust(product))
+        return self._change
 
     def _asked_for(self, request: ChangeProductRequest) -> str:
         if not self._numbers:
@@ -329,22 +341,20 @@ class ProductLine:
         numbered = ", ".join(f"{number} = {product}" for product, number in self._numbers.items() if number is not None)
         raise Refusal(f"no product has the number {request.number}; there are {numbered or 'no numbers'}")
 
-    def _adjust(self, product: str, lines: Mapping[str, CameraLine]) -> dict[str, Adjustment]:
-        """Have these cameras take the product's controls where they differ from those of the present one."""
+    def _adjust(self, product: str) -> dict[str, Adjustment]:
+        """Have the cameras take the product's controls where they differ from those of the present one."""
         return {
             name: line.part.source.adjust(wanted)
-            for name, line in lines.items()
+            for name, line in self._lines.items()
             if (wanted := line.part.products[product].controls) != line.part.products[self._current].controls
         }
 
-    def _look(self) -> ChangeoverResult | None:
+    def _look(self, change: _Change) -> ChangeoverResult | None:
         """See how far the changeover is; None: not everything is ready yet.
 
         Raises:
             Refusal: it failed, and the former product judges again.
         """
-        change = self._change
-        assert change is not None
         loading = False
         for line in self._lines.values():
             if why := self._why_not_had(line, change.product):
@@ -391,7 +401,7 @@ class ProductLine:
 
     def _failed(self, change: _Change, why: str) -> Refusal:
         """Judge with the former product again."""
-        self._abandon()
+        self._abandon(change)
         return self._refused(change.product, change.former, why)
 
     def _refused(self, product: str, former: str, why: str) -> Refusal:
@@ -399,9 +409,8 @@ class ProductLine:
         self._faults.set(PRODUCT, told)
         return Refusal(told)
 
-    def _abandon(self) -> None:
-        change, self._change = self._change, None
-        assert change is not None
+    def _abandon(self, change: _Change) -> None:
+        self._change = None
         # A camera that cannot go back is closed and opened anew until it can: it delivers nothing until then.
         for name in change.adjusting:
             source = self._lines[name].part.source

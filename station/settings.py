@@ -20,7 +20,7 @@ from pydantic import Field, SecretStr, ValidationError, model_validator
 from station.alert_settings import AlertSettings, AlertTables, CameraAlert
 from station.broker_settings import BrokerSettings
 from station.bundle_settings import BundleSettings
-from station.changeover_settings import ChangeoverSettings
+from station.changeover_settings import ChangeoverSettings, ModbusOrders
 from station.errors import ConfigurationError
 from station.messages import EvidenceClass, Name, Verb
 from station.part_id_settings import FileNamePartId, MqttPartId, PartIdSettings
@@ -384,6 +384,8 @@ class Settings(Section):
                     raise ValueError(f"{key}.camera.{camera}: {key}.cameras does not name it")
             for camera, table in self.camera.items():
                 self._product_fits(key, product.of(camera), camera, table)
+        if not self.product and (self.changeover.mqtt is not None or self.changeover.modbus is not None):
+            raise ValueError("changeover: there is nothing to change over to: write a table [product.<name>]")
         if self.changeover.start is not None and self.changeover.start not in self.product:
             known = ", ".join(self.product) or "there is none"
             raise ValueError(
@@ -498,6 +500,8 @@ def _explain(error: ValidationError, origin: str) -> list[str]:
         location = [str(level) for level in item["loc"]]
         if len(location) > 2 and location[0] in ("camera", "sensors", "alert", "reject"):  # noqa: PLR2004
             location = location[:2] + location[3:]
+        if location[:2] == ["changeover", "modbus"]:
+            location = location[:2] + location[3:]
         if location[2:3] == ["part_id"]:
             location = location[:3] + location[4:]
         key = ".".join(location)
@@ -533,9 +537,13 @@ def _allowed(item: Any) -> str:
 
 
 def _kinds(location: Sequence[int | str]) -> list[str]:
-    union = {"sensors": SensorSettings, "alert": AlertSettings, "reject": RejectSettings}.get(
-        str(location[0]), CameraSettings
-    )
+    tables = {
+        "sensors": SensorSettings,
+        "alert": AlertSettings,
+        "reject": RejectSettings,
+        "changeover": ModbusOrders,
+    }
+    union = tables.get(str(location[0]), CameraSettings)
     if location[-1] == "part_id":
         union = PartIdSettings
     return [one for kind in get_args(get_args(union)[0]) for one in get_args(kind.model_fields["kind"].annotation)]
@@ -580,6 +588,13 @@ def _absolute(settings: Settings, folder: Path) -> Settings:
             return fixed.model_copy(update={"part_id": ids.model_copy(update={"broker": fix_broker(ids.broker)})})
         return fixed
 
+    def fix_changeover(changeover: ChangeoverSettings) -> ChangeoverSettings:
+        orders = changeover.mqtt
+        if orders is None or orders.broker is None:
+            return changeover
+        fixed = orders.model_copy(update={"broker": fix_broker(orders.broker)})
+        return changeover.model_copy(update={"mqtt": fixed})
+
     def fix_product(product: ProductSettings) -> ProductSettings:
         keys = _PATH_KEYS["product"]
         views = {camera: fix(view, keys) for camera, view in product.camera.items()}
@@ -595,6 +610,7 @@ def _absolute(settings: Settings, folder: Path) -> Settings:
             "camera": {name: fix_camera(camera) for name, camera in settings.camera.items()},
             "sensors": {name: fix_source(source) for name, source in settings.sensors.items()},
             "process": {name: fix(group, _PATH_KEYS["process"]) for name, group in settings.process.items()},
+            "changeover": fix_changeover(settings.changeover),
             "product": {name: fix_product(product) for name, product in settings.product.items()},
         }
     )

@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from modbus_server import PLC, ModbusServer
 from mosquitto import Listener, Mosquitto, Received
+from pymodbus.client import ModbusTcpClient
 from requester import Requester
 from test_station import eventually, has_verdicts, running, statuses, verdicts
 
 from station.adapters.product_file import FILE
-from station.messages import ChangeoverResult, Origin, Outcome, Reason, Verdict
+from station.messages import ChangeoverResult, Origin, Outcome, Reason, Response, Verdict
 from station.settings import SHIPPED_BUNDLE
+from station.wire import decode
 
 CAMERA = {"kind": "simulated", "rate_fps": 20.0}
 
@@ -190,3 +193,74 @@ def test_a_note_that_names_no_product_is_a_fault_and_not_a_guess_in_silence(tmp_
         assert "bolt runs" in fault.reason
         assert requester.ask("change-product", product="nut").accepted
         eventually(lambda: "product" not in [one.what for one in statuses(listener.received)[-1].faults])
+
+
+def responses(received: list[Received]) -> list[Response]:
+    return [decode(Response, one.payload) for one in received if "/response/" in one.topic]
+
+
+NUMBERED = {"bolt": {"number": 1}, "nut": {"number": 2}, "7": {"number": 9}}
+
+
+def test_a_topic_of_the_plant_calls_for_a_product_by_name_or_number(tmp_path: Path) -> None:
+    orders = {"changeover": {"mqtt": {"topic": "plant/order", "path": "job.product"}}, "commands": {}}
+    with (
+        Mosquitto(tmp_path) as broker,
+        Listener(broker.port) as listener,
+        running(tmp_path, {**document(broker.port, NUMBERED), **orders}),
+    ):
+
+        def order(text: str) -> None:
+            listener.publish("plant/order", text.encode())
+
+        def nut_runs() -> bool:
+            # Until the subscription stands nothing comes.
+            order('{"job": {"product": "nut"}}')
+            return bool(under("nut")(listener.received))
+
+        eventually(nut_runs)
+        order('{"job": {"product": 1}}')
+        listener.wait_until(under("bolt"))
+        order('{"job": {"product": "7"}}')
+        received = listener.wait_until(under("7"))
+        told = [one.changeover for one in verdicts(received) if one.changeover is not None][-1]
+        assert (told.former, told.by) == ("bolt", "topic plant/order")
+        assert {one.origin for one in responses(received)} == {Origin.PLANT}
+        order("nut")
+        listener.wait_until(lambda got: "the message is not JSON: 'nut'" in faults(got).get("orders mqtt", ""))
+        order('{"job": {"product": "screw"}}')
+        listener.wait_until(lambda got: "there is no product screw" in faults(got).get("orders mqtt", ""))
+        order('{"job": {"product": "nut"}}')
+        listener.wait_until(lambda got: under("nut")(got) and "orders mqtt" not in faults(got))
+
+
+def test_a_register_calls_for_a_product_by_number(tmp_path: Path) -> None:
+    with (
+        Mosquitto(tmp_path) as broker,
+        Listener(broker.port) as listener,
+        ModbusServer() as plc,
+        ModbusTcpClient("127.0.0.1", port=plc.port) as program,
+    ):
+        assert not program.write_registers(0, [2], device_id=PLC).isError()
+        modbus = {
+            "kind": "modbus_tcp",
+            "host": "127.0.0.1",
+            "port": plc.port,
+            "unit_id": PLC,
+            "poll_s": 0.05,
+            "reconnect_max_s": 0.5,
+            "points": {"product": {"address": 0}},
+        }
+        with running(tmp_path, {**document(broker.port, NUMBERED), "changeover": {"modbus": modbus}}):
+            listener.wait_until(under("nut"))
+            program.write_registers(0, [3], device_id=PLC)
+            listener.wait_until(lambda got: "no product has the number 3" in faults(got).get("orders modbus", ""))
+            program.write_registers(0, [1], device_id=PLC)
+            received = listener.wait_until(lambda got: under("bolt")(got) and "orders modbus" not in faults(got))
+            told = [one.changeover for one in verdicts(received) if one.changeover is not None][-1]
+            assert told.by == f"register 127.0.0.1:{plc.port} holding 0"
+            # One order each time that the register changes, however often it is read.
+            assert [one.accepted for one in responses(received)] == [True, False, True]
+            plc.kill()
+            listener.wait_until(lambda got: "orders modbus" in faults(got))
+            assert verdicts(listener.received)[-1].product == "bolt"

@@ -34,6 +34,7 @@ from station.bundle_desk import BundleDesk, Place, Places
 from station.calibrated import CameraCalibration, read_calibration
 from station.camera_line import BundleKey, CameraPart, CameraProduct
 from station.commands.camera_factory import make_camera
+from station.commands.order_factory import MODBUS, make_orders
 from station.commands.part_id_factory import make_part_ids, need_part_id_extras
 from station.commands.sensor_factory import StationBroker, make_reject, make_sensors, need_extras
 from station.daemon import BROKER, CommandPart, Station
@@ -43,6 +44,7 @@ from station.ids import uuid7
 from station.mailbox import Mailbox, Overflow
 from station.manifest import open_bundle
 from station.messages import Capture, Incoming, Link, OutboxRow, Outgoing, Status, StatusName, Verdict
+from station.order_line import OrderLine
 from station.picture import View, fingerprint, read_reference
 from station.pipeline import LoadedModel
 from station.ports import Archive, Clock, Journal, StepModel
@@ -245,6 +247,7 @@ def assembled(
             commands,
             ProductFile(settings.station.data_dir),
             bundles,
+            order_lines(settings, own_broker, requests.put, faults, clock, environment),
             process if settings.process else None,
             history.at,
         )
@@ -272,6 +275,35 @@ def open_journal(settings: Settings, clock: Clock) -> Iterator[SqliteJournal]:
 def load_calibration(camera: str, settings: CameraSettings, folder: Path) -> CameraCalibration:
     """A camera's calibration, as far as it can be read and fits; it says itself what is wrong with it."""
     return CameraCalibration(camera, settings, read_calibration(folder), functools.partial(identify, settings))
+
+
+def order_lines(
+    settings: Settings,
+    broker: StationBroker,
+    ask: Callable[[Incoming], object],
+    faults: FaultBoard,
+    clock: Clock,
+    environment: Mapping[str, str],
+) -> list[OrderLine]:
+    """What passes the plant's orders for another product on.
+
+    Raises:
+        ConfigurationError: a source needs a package that is not installed, or a secret cannot be read.
+    """
+    return [
+        OrderLine(
+            name,
+            source,
+            by=by,
+            repeats=name == MODBUS,
+            products=tuple(settings.product),
+            station=settings.station.name,
+            ask=ask,
+            faults=faults,
+            clock=clock,
+        )
+        for name, (source, by) in make_orders(settings.changeover, broker, environment).items()
+    ]
 
 
 def camera_products(settings: Settings, camera: str, bundles: BundleDesk) -> dict[str | None, CameraProduct]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from station.commands import looks
 from station.commands.exit_codes import ExitCode
 from station.commands.looks import Finding, report
+from station.commands.order_factory import need_order_extras
 from station.commands.part_id_factory import need_part_id_extras
 from station.commands.sensor_factory import need_extras
 from station.settings import blamed_on, load
@@ -35,6 +36,7 @@ def _findings(path: Path, *, offline: bool) -> Iterator[Finding]:
     yield Finding(f"configuration {path}")
     with blamed_on(path):
         need_extras(settings)
+        need_order_extras(settings.changeover)
         need_part_id_extras(settings.camera)
         folder, running = looks.data_folder(settings)
     yield folder
