@@ -18,6 +18,7 @@ with `--json` one object:
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 from fault_tools import station_process
@@ -170,16 +172,27 @@ def spread(values: list[float]) -> dict[str, float]:
 def evaluate(
     options: argparse.Namespace, verdicts: list[Verdict], health: Health, writes: list[Write], offset_s: float
 ) -> dict[str, Any]:
-    """Lay the pulses beside the moments: each part to throw out has one that begins near it, and no other has."""
+    """Lay the signals beside the moments: the output is on at each part to throw out, and goes on at no other."""
     rest_s = 0.5 / options.rate
-    pulses = [one.came_s for one in writes if one.value == 1]
     moments = {one.id: one.captured_at.timestamp() - offset_s + options.delay for one in verdicts}
+    signals = [
+        (one.came_s, next((other.came_s for other in writes[place:] if not other.value), math.inf))
+        for place, one in enumerate(writes)
+        if one.value
+    ]
+    began: dict[UUID, list[float]] = {}
+    for begin_s, _ in signals:
+        nearest = min(moments, key=lambda one: abs(begin_s - moments[one]))
+        if abs(begin_s - moments[nearest]) < rest_s:
+            began.setdefault(nearest, []).append((begin_s - moments[nearest]) * 1e3)
     web = Web(SEED, defect_share=options.defect_share)
     errors_ms, wrong, truth_wrong = [], 0, 0
     for verdict in verdicts:
-        near = [(pulse - moments[verdict.id]) * 1e3 for pulse in pulses if abs(pulse - moments[verdict.id]) < rest_s]
+        moment_s, near = moments[verdict.id], began.get(verdict.id, [])
         bad = verdict.outcome is not Outcome.OK
-        wrong += bool(near) is not bad
+        # Two parts that are closer than a signal is long share one.
+        on = any(begin_s < moment_s + rest_s and end_s > moment_s for begin_s, end_s in signals)
+        wrong += not on if bad else bool(near)
         errors_ms += near if bad else []
         assert verdict.first_line is not None
         assert verdict.owned_rows is not None
