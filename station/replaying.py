@@ -78,9 +78,9 @@ def replay(
     try:
         pixels = decode(picture)
         loaded = load(stored.model, judged.reference_sha256)
+        again = _inspected(stored, judged, pixels, loaded, clock)
     except (ModelError, ValueError) as exc:
-        return _impossible(stored, str(exc))
-    again = _inspected(stored, judged, pixels, loaded, clock)
+        return _impossible(stored, " ".join(str(exc).split()))
     differences = _differences(stored, again)
     if not differences:
         return Replayed(Finding.SAME, stored, again)

@@ -145,6 +145,7 @@ class _Again:
             self._models[known] = LoadedModel(
                 load_model(bundle, threads, reference=reference),
                 bundle.manifest,
+                reference=reference,
                 reference_sha256=reference_sha256,
                 machine=machine(threads),
             )
