@@ -148,6 +148,12 @@ class CameraCalibration:
         return self._problem
 
     @property
+    def corrected_with(self) -> str | None:
+        """Sha256 of the gain map that pictures are corrected with; None: with none."""
+        flat = self._calibration.flat_field
+        return flat.gain.sha256 if CalibrationKind.FLAT_FIELD in self._used and flat is not None else None
+
+    @property
     def summary(self) -> str:
         """What is used, with the dates."""
         return ", ".join(

@@ -72,6 +72,9 @@ embedded = true
 kind = "simulated"
 rate_fps = 10.0
 
+# Once it hangs where it will stay: station calibrate (README, "Calibrate"), then
+# calibration = "calibration/line1"
+
 # A camera at this computer:
 # [camera.line1]
 # kind = "v4l2"

@@ -1,0 +1,190 @@
+"""A rendered line-scan web with known light, column gains, scale and defects, from `station calibrate` to the verdict.
+
+``python tests/test_calibrated_web.py`` prints the figures as a table.
+"""
+
+import io
+import time
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import cv2
+import numpy as np
+from rendered_scene import Camera, Spot, board, surface, turned
+
+from station.__main__ import main
+from station.adapters.camera_identity import identify
+from station.adapters.system_clock import SystemClock
+from station.calibrated import CameraCalibration, read_calibration
+from station.flat_field import FlatField
+from station.manifest import read_bundle
+from station.messages import Box, Capture, Defect, Frame, ModelRef, Pixels, Reason, Scores, Verdict
+from station.pipeline import Inspector, LoadedModel, Setup
+from station.settings import SHIPPED_BUNDLE, FolderCamera, ModelSettings
+
+ACROSS_MM, ALONG_MM = 0.05, 0.0625
+WIDTH, LINES = 640, 480
+TURN = 0.015
+"""The target lies turned by 0.9 degrees on the web."""
+
+
+def web() -> Camera:
+    """Light that falls to 72 % at the margins, columns that differ by 1 %, oblong pixels."""
+    x = np.linspace(-1, 1, WIDTH)
+    gains = 1 + np.random.default_rng(5).normal(0, 0.01, WIDTH)
+    light = (1 - 0.28 * x**2 + 0.03 * x) * gains * 200
+    return Camera(WIDTH, LINES, lambda x, y: (x * ACROSS_MM, y * ALONG_MM), light=light, blur_px=0.8)
+
+
+def spots() -> list[Spot]:
+    """Dark and bright defects from 8 to 60 px, round, oblong and turned, over all of the web."""
+    sizes = [(0.45, 0.5), (0.6, 0.6), (0.9, 0.6), (1.2, 1.2), (1.8, 0.7), (2.4, 2.0), (3.0, 1.0), (0.55, 0.55)]
+    found = []
+    for index, (wide, tall) in enumerate(sizes * 2):
+        u, v = 2.6 + 3.7 * (index % 8), 5.0 + 12.0 * (index // 8) + 4.0 * (index % 2)
+        darkness = (0.2, 0.75, 0.3)[index % 3]
+        found.append(Spot(u, v, wide, tall, turn=0.4 * index, reflectance=darkness, is_round=index < 8))
+    return found
+
+
+class Finder:
+    """A model that knows where the defects are, as roughly as a detector does: boxes are off by up to 2 px."""
+
+    def __init__(self, found: list[Spot]) -> None:
+        rng = np.random.default_rng(3)
+        self._candidates = tuple(self._candidate(spot, rng.uniform(-2, 2, 4)) for spot in found)
+
+    @property
+    def ref(self) -> ModelRef:
+        return ModelRef(name="finder", version="1", sha256="0" * 64)
+
+    def infer(self, pixels: Pixels) -> Scores:
+        assert pixels.shape == (LINES, WIDTH)
+        return Scores(self._candidates, 0.9)
+
+    @staticmethod
+    def _candidate(spot: Spot, off: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Defect:
+        reach_u, reach_v = spot.reach_mm
+        x, y = (spot.u - reach_u) / ACROSS_MM, (spot.v - reach_v) / ALONG_MM
+        box = Box(
+            x_px=x + off[0],
+            y_px=y + off[1],
+            width_px=max(1.0, 2 * reach_u / ACROSS_MM + off[2]),
+            height_px=max(1.0, 2 * reach_v / ALONG_MM + off[3]),
+        )
+        return Defect(label="spot", score=0.9, box=box)
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What was reached, as shares."""
+
+    flat_before: float
+    flat_after: float
+    across: float
+    along: float
+    areas: list[tuple[Spot, float]]
+    verdict: Verdict
+
+
+def calibrate(folder: Path) -> FolderCamera:
+    """Render what an engineer would take, and give the commands that an engineer would give."""
+    camera = web()
+    for name, scene, count in (("white", surface(0.9), 4), ("dark", surface(0.0), 2)):
+        (folder / name).mkdir()
+        for index in range(count):
+            cv2.imwrite(str(folder / name / f"{index}.png"), camera.see(scene, seed=10 * count + index))
+    target = turned(board(8, 7, 3.5, 2.5), TURN, 1.5, 2.5)
+    cv2.imwrite(str(folder / "target.png"), camera.see(target, seed=99))
+    (folder / "in").mkdir()
+    (folder / "station.toml").write_text(
+        'version = 1\n[camera.web]\nkind = "folder"\npath = "in"\ncalibration = "calibration/web"\n', encoding="utf-8"
+    )
+    common = ["--config", str(folder / "station.toml"), "--scan", "line"]
+    white = ["--pictures", str(folder / "white"), "--dark", str(folder / "dark")]
+    geometry = ["--columns", "8", "--rows", "7", "--pitch-mm", "3.5", "--dot-mm", "2.5"]
+    assert main(["calibrate", "flat-field", *common, *white]) == 0
+    assert main(["calibrate", "scale", *common, "--pictures", str(folder / "target.png"), *geometry]) == 0
+    return FolderCamera(kind="folder", path=folder / "in", calibration=folder / "calibration" / "web")
+
+
+def measure(folder: Path) -> Figures:
+    table = calibrate(folder)
+    assert table.calibration is not None
+    camera, read = web(), read_calibration(table.calibration)
+    calibration = CameraCalibration("web", table, read, lambda: identify(table))
+    assert calibration.problem is None
+    assert read.corrector is not None
+    # A surface of half the brightness of the one that the flat field was made from.
+    grey = [camera.see(surface(0.45), seed=500 + index) for index in range(4)]
+    raw = np.concatenate(grey).mean(axis=0) - camera.black
+    even = np.concatenate([read.corrector.correct(pixels).copy() for pixels in grey]).mean(axis=0)
+    found = spots()
+    bundle = read_bundle(SHIPPED_BUNDLE)
+    clock = SystemClock()
+    inspector = Inspector("s", "web", 1, table, ModelSettings(), clock, calibration=calibration)
+    manifest = bundle.manifest.model_copy(update={"quality": bundle.manifest.quality.__class__()})
+    inspector.use(Setup(LoadedModel(Finder(found), manifest)))
+    capture = Capture(camera.see(surface(0.5, found), seed=7), datetime.now(UTC), clock.monotonic_s())
+    verdict = inspector.inspect(inspector.correct(Frame("web", 1, capture)))
+    assert read.scale is not None
+    return Figures(
+        flat_before=float(np.abs(raw / raw.mean() - 1).max()),
+        flat_after=float(np.abs(even / even.mean() - 1).max()),
+        across=read.scale.mm_per_px_x / ACROSS_MM - 1,
+        along=read.scale.mm_per_px_y / ALONG_MM - 1,
+        areas=[
+            (spot, (defect.area_mm2 or np.nan) / spot.area_mm2 - 1)
+            for spot, defect in zip(found, verdict.defects, strict=True)
+        ],
+        verdict=verdict,
+    )
+
+
+def test_flat_field_scale_and_areas_come_out_as_rendered(tmp_path: Path) -> None:
+    figures = measure(tmp_path)
+    assert figures.flat_before > 0.15
+    assert figures.flat_after < 0.01
+    assert abs(figures.across) < 0.005
+    assert abs(figures.along) < 0.005
+    assert {defect.area_from for defect in figures.verdict.defects} == {"outline"}
+    assert max(abs(error) for _, error in figures.areas) < 0.05
+    assert figures.verdict.reasons == (Reason.DEFECT,)
+    assert figures.verdict.latency_ms.correction > 0
+
+
+def correction_ms(side_px: int, *, dark: bool) -> float:
+    """What the correction of a picture takes, at best of many, with one gain a pixel."""
+    rng = np.random.default_rng(0)
+    gain, level, pixels = (rng.integers(0, 255, (side_px, side_px), np.uint8) for _ in range(3))
+    corrector = FlatField(gain, 0.002, level if dark else None)
+    spent = []
+    for _ in range(50):
+        began = time.perf_counter()
+        corrector.correct(pixels)
+        spent.append(time.perf_counter() - began)
+    return min(spent) * 1e3
+
+
+def report() -> None:
+    """Print the figures."""
+    with TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):
+        figures = measure(Path(folder))
+    print(f"flat field   within {figures.flat_before:.2%} of the mean before, {figures.flat_after:.2%} after")
+    print(f"scale        across {figures.across:+.3%}, along {figures.along:+.3%}")
+    for spot, error in figures.areas:
+        form = "ellipse  " if spot.is_round else "rectangle"
+        size = f"{spot.wide / ACROSS_MM:5.1f} × {spot.tall / ACROSS_MM:5.1f} px"
+        print(f"area         {form} {size}, {spot.area_mm2:.4f} mm²: {error:+.2%}")
+    print(f"areas        {max(abs(error) for _, error in figures.areas):.2%} off at most")
+    cv2.setNumThreads(1)
+    for side_px in (640, 2048):
+        plain, full = correction_ms(side_px, dark=False), correction_ms(side_px, dark=True)
+        print(f"correction   {side_px}×{side_px}: {plain:.2f} ms, with a dark level {full:.2f} ms")
+
+
+if __name__ == "__main__":
+    report()
