@@ -38,6 +38,7 @@ class ModbusPartIds(LiveSource[SeenId]):
         self._settings = settings
         self._pattern = re.compile(settings.pattern) if settings.pattern is not None else None
         self._client = ModbusClient(settings, settings.timeout_s)
+        self._slow = False
 
     def _serve(self) -> None:
         with self._client as client:
@@ -96,12 +97,15 @@ class ModbusPartIds(LiveSource[SeenId]):
     def _hand_on(self, registers: Sequence[int], after_s: float, until_s: float) -> None:
         at_s = (after_s + until_s) / 2
         if until_s - after_s > 2 * self._settings.window_s:
-            logger.warning(
-                "part-ids %s: an id came within %.3f s, and is not used: nobody knows when",
-                self.name,
-                until_s - after_s,
-            )
+            if not self._slow:
+                logger.warning(
+                    "part-ids %s: %.3f s lay between two looks; an id that came then is not used: nobody knows when",
+                    self.name,
+                    until_s - after_s,
+                )
+            self._slow = True
             return
+        self._slow = False
         try:
             self._put(SeenId(read_id(self._text(self._id_in(registers)), self._pattern), at_s))
         except ValueError as exc:

@@ -47,6 +47,7 @@ class MqttPartIds(LiveSource[SeenId]):
         super().__init__(camera, settings, clock, "part-ids")
         self._settings = settings
         self._pattern = re.compile(settings.pattern) if settings.pattern is not None else None
+        self._refused: str | None = None
         self._client = MqttClient(
             broker.model_copy(update={"reconnect_max_s": max(0.5, settings.reconnect_max_s)}),
             host=host,
@@ -61,9 +62,9 @@ class MqttPartIds(LiveSource[SeenId]):
             held_back=held_back,
             topics=(settings.topic,),
             on_message=self._take,
-            on_refused=lambda topic, reason: self._down(f"the broker refuses {topic}: {reason}"),
+            on_refused=self._refuse,
             # Not when it is connected: what is published before the subscription stands does not come.
-            on_subscribed=self._running,
+            on_subscribed=self._subscribed,
             qos=settings.qos,
             # What waited in the broker while we were away would come with the wrong time.
             keep_session=False,
@@ -83,6 +84,16 @@ class MqttPartIds(LiveSource[SeenId]):
     def _link(self, link: Link) -> None:
         if not link.connected:
             self._down(link.reason or "no connection to the broker")
+
+    def _refuse(self, topic: str, reason: str) -> None:
+        self._refused = f"the broker refuses {topic}: {reason}"
+
+    def _subscribed(self) -> None:
+        refused, self._refused = self._refused, None
+        if refused is None:
+            self._running()
+        else:
+            self._down(refused)
 
     def _take(self, message: Incoming) -> None:
         if message.retained and self._settings.time_path is None:
