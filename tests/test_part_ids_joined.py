@@ -163,6 +163,8 @@ def seen_by(folder: Path, found: Sequence[Verdict]) -> list[Seen]:
     """One camera's verdicts with the numbers in their pictures, without those at the beginning and at the end: what is
     under way then has no fair chance."""
     numbers = []
+    # A busy disk may have no room for a picture, and then nobody can say what it showed.
+    found = [verdict for verdict in found if verdict.evidence is not None]
     for verdict in found:
         assert verdict.evidence is not None
         path = folder / "data" / verdict.evidence
