@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from station.manifest import Thresholds
-from station.messages import Defect, Outcome, Reason, Scores
+from station.messages import Defect, Outcome, Reason, Scores, Verdict
 
 INCOMPLETE = frozenset({Reason.PARTIAL})
 """Reasons under which a picture is still looked at: a defect in the part that was seen is a defect, and only the
@@ -54,6 +54,12 @@ def stricter(thresholds: Thresholds, limit: float) -> Thresholds:
             "per_class": {label: min(one, limit) for label, one in thresholds.per_class.items()},
         }
     )
+
+
+def lacking_part_id(verdict: Verdict) -> Verdict:
+    """The verdict on a part that has no id of its own where one is required: what would be ok is unknown."""
+    outcome = Outcome.UNKNOWN if verdict.outcome is Outcome.OK else verdict.outcome
+    return verdict.model_copy(update={"outcome": outcome, "reasons": (*verdict.reasons, Reason.PART_ID)})
 
 
 def judge(scores: Scores, defects: Sequence[Defect], thresholds: Thresholds, quality: Sequence[Reason]) -> Judgement:

@@ -18,7 +18,8 @@ from types import TracebackType
 from typing import Self, assert_never
 
 from station.errors import StorageError
-from station.messages import Capture, Outcome, PartIdHealth, PartIdState, Reason, SourceStateName, Verdict
+from station.judge import lacking_part_id
+from station.messages import Capture, PartIdHealth, PartIdState, Reason, SourceStateName, Verdict
 from station.part_id_join import Decision, Joiner, JoinRule
 from station.part_id_messages import FoundId, SeenId
 from station.part_id_settings import (
@@ -331,18 +332,14 @@ class PartIds:
         if found.text is not None and self._used.use(found.text, verdict.captured_at):
             state = PartIdState.DOUBLED
         self._states[state] += 1
-        outcome, reasons = verdict.outcome, verdict.reasons
         if self._settings.required and state is not PartIdState.JOINED:
-            outcome = Outcome.UNKNOWN if outcome is Outcome.OK else outcome
-            reasons = (*reasons, Reason.PART_ID)
+            verdict = lacking_part_id(verdict)
         total_ms = max(verdict.latency_ms.total, round((now_s - one.captured_s) * 1e3, 3))
         spent_ms = round(total_ms - verdict.latency_ms.total, 3)
         return verdict.model_copy(
             update={
                 "part_id": found.text,
                 "part_id_state": state,
-                "outcome": outcome,
-                "reasons": reasons,
                 "latency_ms": verdict.latency_ms.model_copy(update={"part_id": spent_ms, "total": total_ms}),
                 "late": total_ms > self._late_after_ms,
             }

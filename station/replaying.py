@@ -12,8 +12,9 @@ from enum import StrEnum
 from pathlib import Path
 
 from station.errors import ModelError
+from station.judge import lacking_part_id
 from station.judged_with import EvidenceRecord, JudgedWith
-from station.messages import Capture, Defect, Frame, ModelRef, Pixels, Verdict
+from station.messages import Capture, Defect, Frame, ModelRef, Pixels, Reason, Verdict
 from station.pipeline import Inspector, LoadedModel, Setup
 from station.ports import Clock
 from station.settings import FolderCamera, ModelSettings
@@ -81,6 +82,9 @@ def replay(
         again = _inspected(stored, judged, pixels, loaded, clock)
     except (ModelError, ValueError) as exc:
         return _impossible(stored, " ".join(str(exc).split()))
+    if Reason.PART_ID in stored.reasons:
+        # Not in the picture, and no matter of judging: the part had no id of its own.
+        again = lacking_part_id(again)
     differences = _differences(stored, again)
     if not differences:
         return Replayed(Finding.SAME, stored, again)
