@@ -384,7 +384,7 @@ def test_the_names_of_files_are_ids_and_one_that_comes_again_is_doubled_also_aft
         ("009", STATES.JOINED, Outcome.OK, ()),
     ]
     ended: Ended = station("journal", "export", "--data-dir", tmp_path / "data", "--part", "000", folder=tmp_path)
-    assert [json.loads(line)["sequence"] for line in ended.stdout.splitlines()] == [1, 1]
+    assert [json.loads(line)["message"]["sequence"] for line in ended.stdout.splitlines()] == [1, 1]
     assert not station("journal", "export", "--data-dir", tmp_path / "data", "--part", "0", folder=tmp_path).stdout
 
 
