@@ -9,7 +9,9 @@ from station.sensor_settings import LogForm
 
 PROCESS_TASKS = ("forecast", "warn")
 CELLS = ("gru", "lstm", "simple_rnn")
-CHARTS = ("pca", "ewma")
+LEVEL = "level"
+CHARTS = (LEVEL, "pca", "ewma")
+AUTO = "auto"
 
 
 def add_log_arguments(parser: argparse._ActionsContainer, *, labelled: bool = True) -> None:
@@ -58,9 +60,9 @@ def add_training_arguments(parser: argparse._ActionsContainer) -> None:
     """Declare the options of the tasks forecast and warn."""
     parser.add_argument(
         "--model",
-        choices=[*CELLS, *CHARTS],
-        default="gru",
-        help="recurrent cell, or a plain chart without a network (default: %(default)s)",
+        choices=[AUTO, *CELLS, *CHARTS],
+        default=AUTO,
+        help="recurrent cell, or a chart without a network (default: gru or level, what does better there)",
     )
     parser.add_argument("--step", type=float, metavar="S", help="fixed step in seconds (default: the logs' median)")
     parser.add_argument(

@@ -18,6 +18,7 @@ from station.process_bundle import (
     EwmaMonitor,
     FalseAlarmBound,
     ForecastMonitor,
+    LevelMonitor,
     Memory,
     PcaMonitor,
     ProcessLimits,
@@ -35,6 +36,21 @@ MOST_LIMIT = 5.2
 """A log of "normal operation" with a fault in it must not raise the limit until no fault can reach it; what stands
 above in the calibration log counts as alarms."""
 CONFIDENCE = 0.95
+LEVEL_RATES = (1.0, 0.3)
+"""Single readings, or a memory of some three ticks: where spikes belong to normal operation, single readings would need
+limits that hide the rest."""
+LEVEL_ROUGH = 1.3
+"""The first rate whose limits the calibration log widens by less than this, on average, is taken."""
+LEVEL_AHEAD = 30.0
+"""The limits of levels are those which normal operation passes once in so many calibration logs, if it goes on as in
+them."""
+LEVEL_SLACK = 2.0
+"""What the calibration log shows widens a limit at most so many times: it may have a fault in it."""
+LEAST_SPREAD = 0.01
+"""In scales: two channels that say the same differ by their rounding."""
+LEAST_INDEPENDENT = 1.5
+LEAST_LENGTH, FADED = 8, 0.05
+"""A shorter column shows no correlation; a smaller one is noise."""
 MOST_WHITENED = 128
 """Judged horizons × channels whose correlations are kept; beyond, the matrix would be larger than the network."""
 LEAST_GOOD_SHARE = 0.5
@@ -288,6 +304,105 @@ def ewma_monitor(runs: Sequence[ScaledRun]) -> tuple[EwmaMonitor, Floats]:
     statistics = run_chart(chart_of(monitor, len(spread)), runs, [None] * len(runs))
     limit = limit_of(statistics, 3.0, 6.0)
     return monitor.model_copy(update={"limit": limit}), statistics / limit
+
+
+def level_monitor(runs: Sequence[ScaledRun], members: int) -> tuple[LevelMonitor, Floats]:
+    """Where each channel, and each direction in which they move together, is to be expected.
+
+    Spreads come from stretches that were left out, about the mean of the others and along their directions: a channel
+    that wanders, or a relation that only seems to hold, shows there. The limit is the prediction interval of Student's
+    t for one more reading after as many independent ones as the log holds (Hahn and Meeker, Statistical Intervals,
+    1991, 4.7), for all features and for LEVEL_AHEAD times as long together.
+
+    Returns:
+        The monitor, and its cross-fitted statistic at each tick of all runs.
+    """
+    monitor, statistics, widened = _level_at(runs, members, LEVEL_RATES[0])
+    for rate in LEVEL_RATES[1:]:
+        if widened < LEVEL_ROUGH:
+            break
+        monitor, statistics, widened = _level_at(runs, members, rate)
+    return monitor, statistics
+
+
+def _level_at(runs: Sequence[ScaledRun], members: int, rate: float) -> tuple[LevelMonitor, Floats, float]:
+    """The monitor with one memory, its cross-fitted statistic, and how much the log's extremes widened its limits."""
+    values = np.concatenate([np.where(run.mask, run.values, np.nan) for run in runs])
+    usual = np.nanmean(values, axis=0)
+    # The chart's memory begins at the mean.
+    smooth = np.concatenate([_remember(np.where(run.mask, run.values - usual, np.nan), rate) for run in runs]) + usual
+    fold = np.concatenate([run.fold for run in runs])
+    directions = _directions(values)
+    places = np.full((len(values), values.shape[1] + len(directions)), np.nan)
+    for member in range(members):
+        left, others = fold == member, values[fold != member]
+        if len(others) > 1 and left.any() and np.isfinite(others).any(axis=0).all():
+            apart = smooth[left] - np.nanmean(others, axis=0)
+            places[left] = np.concatenate([apart, apart @ _directions(others).T], axis=1)
+    known = np.isfinite(places).sum(axis=0)
+    spread = np.maximum(np.sqrt(np.nansum(places**2, axis=0) / np.maximum(known, 1)), LEAST_SPREAD)
+    spread[known == 0] = RESIDUAL_BOUND
+    independent = np.array(
+        [
+            max(count / _correlated_ticks(column), LEAST_INDEPENDENT)
+            for count, column in zip(known, places.T, strict=True)
+        ]
+    )
+    chance = 1 / (LEVEL_AHEAD * independent * places.shape[1])
+    wide = np.array(
+        [
+            student_quantile(share, max(count - 1, 1.0)) * math.sqrt(1 + 1 / count)
+            for share, count in zip(chance.tolist(), independent.tolist(), strict=True)
+        ]
+    )
+    largest = np.nanmax(np.abs(places), axis=0, initial=0.0) / spread * (1 + 1e-6)
+    widened = np.clip(largest / wide, 1.0, LEVEL_SLACK)
+    limits = widened * wide * spread
+    monitor = LevelMonitor(
+        rate=rate,
+        mean=tuple(usual.tolist()),
+        directions=tuple(tuple(row) for row in directions.tolist()),
+        limits=tuple(limits.tolist()),
+    )
+    ratios = np.abs(places) / limits
+    told = np.isfinite(ratios).any(axis=1)
+    statistics = np.where(told, np.nanmax(np.where(np.isfinite(ratios), ratios, 0.0), axis=1), np.nan)
+    return monitor, statistics, float(widened.mean())
+
+
+def student_quantile(chance: float, freedom: float) -> float:
+    """The distance that Student's t with `freedom` degrees of freedom exceeds, on either side, with a `chance`."""
+    places = np.geomspace(1e-3, 1e7, 8001)
+    density = np.exp(-(freedom + 1) / 2 * np.log1p(places * places / freedom))
+    slices = np.diff(places) * (density[1:] + density[:-1]) / 2
+    beyond = np.append(np.cumsum(slices[::-1])[::-1], 0.0)
+    share = beyond / (beyond[0] + 1e-3 * density[0])
+    return float(np.exp(np.interp(math.log(chance), np.log(np.maximum(share[::-1], 1e-300)), np.log(places[::-1]))))
+
+
+def _correlated_ticks(column: Floats) -> float:
+    """How many ticks of a feature are worth one independent one: 1 + 2 × the sum of its autocorrelation.
+
+    The sum ends where the autocorrelation has faded (Geyer, Statistical Science 7, 1992).
+    """
+    known = column[np.isfinite(column)]
+    if len(known) < LEAST_LENGTH or not known.any():
+        return 1.0
+    width = 1 << (2 * len(known) - 1).bit_length()
+    power = np.abs(np.fft.rfft(known, width)) ** 2
+    correlation = np.fft.irfft(power, width)[: len(known) // 2]
+    correlation /= correlation[0]
+    faded = np.flatnonzero(correlation <= FADED)
+    return float(1 + 2 * correlation[1 : faded[0] if faded.size else None].sum())
+
+
+def _directions(values: Floats) -> Floats:
+    """Principal directions, the one with the largest variance first, `[channels, channels]`; none for one channel."""
+    if values.shape[1] == 1:
+        return np.zeros((0, 1))
+    centred = np.nan_to_num(values - np.nanmean(values, axis=0))
+    _, vectors = np.linalg.eigh(centred.T @ centred)
+    return np.asarray(vectors.T[::-1])
 
 
 def run_chart(chart: Chart, runs: Sequence[ScaledRun], told: Sequence[Floats | None]) -> Floats:

@@ -5,7 +5,6 @@ import csv
 import json
 import math
 import sys
-from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,18 +12,13 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from export.process_arguments import CELLS, CHARTS, log_form
+from export.process_arguments import CELLS, log_form
 from export.process_evaluation import Played, check_units, evaluate_process, play
 from export.process_logs import LogSet, read_logs
-from export.process_report import write_process_report
+from export.process_report import choice_of, trials_of, write_process_report
 from export.process_training import (
-    Fitted,
-    Prepared,
     ProcessPlan,
-    bundle_of,
-    fit,
-    injected_faults,
-    model_of,
+    choose,
     prepare,
     write_process_bundle,
 )
@@ -55,26 +49,15 @@ def run_training(arguments: argparse.Namespace, data: Path, out: Path) -> int:
     )
     logs = read_logs([data], log_form(arguments), label=arguments.label, channels=arguments.channels)
     prepared = prepare(logs, plan, _say)
-    fitted = fit(prepared, plan, _say)
-    compared = {} if arguments.no_baselines or plan.task == "warn" else compare(prepared, fitted, plan)
+    chosen = choose(prepared, plan, _say, compared=not arguments.no_baselines)
     out.mkdir(parents=True, exist_ok=True)
-    bundle = write_process_bundle(out / f"{plan.name}.bundle", prepared, fitted, plan, compared)
+    bundle = write_process_bundle(out / f"{plan.name}.bundle", prepared, chosen, plan)
     record = record_of(bundle)
     (out / METRICS).write_text(json.dumps(record, indent=2) + "\n")
     write_process_report(out, bundle, [play(load_step_model(bundle), log) for log in logs_for(bundle, logs)])
     for line in lines_of(bundle):
         _say(line)
     return 0
-
-
-def compare(prepared: Prepared, fitted: Fitted, plan: ProcessPlan) -> dict[str, Mapping[str, float]]:
-    """Faults of known size, put into the logs, through the chosen model and through the plain charts."""
-    found: dict[str, Mapping[str, float]] = {}
-    for name in dict.fromkeys((plan.model, *CHARTS)):
-        one = fitted if name == plan.model else fit(prepared, replace(plan, model=name), _quiet)
-        _, bundle = bundle_of(prepared, one, replace(plan, claim_hours=None))
-        found[f"injected_{name}"] = injected_faults(model_of(bundle), prepared.raw, prepared.scaling)
-    return found
 
 
 def record_of(bundle: ProcessBundle) -> dict[str, Any]:
@@ -85,6 +68,7 @@ def record_of(bundle: ProcessBundle) -> dict[str, Any]:
         "sha256": bundle.sha256,
         "task": manifest.task,
         "monitor": manifest.monitor.kind,
+        "model": manifest.configuration["shipped"],
         "step_s": manifest.step_s,
         "channels": [channel.name for channel in manifest.channels],
         "excluded": dict(manifest.excluded),
@@ -98,12 +82,13 @@ def lines_of(bundle: ProcessBundle) -> list[str]:
     manifest = bundle.manifest
     lines = [f"{manifest.name} {manifest.version}: {manifest.bound.text}"]
     metrics = manifest.metrics
-    injected = {name.removeprefix("injected_"): figures for name, figures in metrics.items() if "injected_" in name}
-    for name, figures in injected.items():
-        said = ", ".join(f"{share:.0%} of shifts of {key.split('_')[1]} scales" for key, share in figures.items())
-        lines.append(f"  {name}: finds {said} within a minute of ticks")
-    if advice := better_chart(injected):
-        lines.append(f"  on these logs the plain chart {advice} finds more; --model {advice} ships it")
+    lines += [
+        f"  {name}: finds {np.mean(list(found.values())):.0%} of faults put into stretches that were left out "
+        f"({', '.join(f'{kind} {share:.0%}' for kind, share in found.items())}), "
+        f"alarms on {figures['false']:.1%} of the rest"
+        for name, figures, found in trials_of(manifest)
+    ]
+    lines.append(f"  shipped: {choice_of(manifest)}")
     if "quantization" in metrics:
         drift = metrics["quantization"]
         lines.append(
@@ -111,16 +96,6 @@ def lines_of(bundle: ProcessBundle) -> list[str]:
             f"{drift['risk_apart_p99']:.4f} at the 99th percentile"
         )
     return lines
-
-
-def better_chart(injected: Mapping[str, Mapping[str, float]]) -> str | None:
-    """The plain chart that finds more of the injected faults than the first model named, if any."""
-    means = {name: float(np.mean(list(figures.values()))) for name, figures in injected.items() if figures}
-    if len(means) < 2:  # noqa: PLR2004
-        return None
-    chosen, *charts = means
-    best = max(charts, key=lambda name: means[name])
-    return best if means[best] > means[chosen] + 1e-9 and chosen not in CHARTS else None
 
 
 def logs_for(bundle: ProcessBundle, logs: LogSet) -> list[Any]:

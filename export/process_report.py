@@ -1,19 +1,22 @@
 """The report of a process bundle: what it forecasts, what risk it saw, what the plain charts would have seen."""
 
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
 
+from export.process_arguments import AUTO
 from export.process_evaluation import Played
-from station.process_bundle import ProcessBundle
+from station.process_bundle import ProcessBundle, ProcessManifest
 
 mpl.use("Agg")
 
 from matplotlib import pyplot as plt
 
+TRIAL = "trial_"
+FOUND = "_found"
 MOST_POINTS = 4000
 MOST_CHANNELS = 8
 
@@ -34,6 +37,54 @@ def write_process_report(folder: Path, bundle: ProcessBundle, played: Sequence[P
     return page
 
 
+def trials_of(manifest: ProcessManifest) -> list[tuple[str, Mapping[str, float], dict[str, float]]]:
+    """Of each monitor that was tried: its name, all its figures, and kind of fault → share that it found."""
+    return [
+        (
+            name.removeprefix(TRIAL),
+            figures,
+            {key.removesuffix(FOUND): value for key, value in figures.items() if key.endswith(FOUND)},
+        )
+        for name, figures in manifest.metrics.items()
+        if name.startswith(TRIAL)
+    ]
+
+
+def choice_of(manifest: ProcessManifest) -> str:
+    """Which monitor the bundle has, and why, in one line."""
+    shipped, asked = str(manifest.configuration["shipped"]), manifest.configuration["model"]
+    scores = {name: figures["score"] for name, figures, _ in trials_of(manifest)}
+    best = max(scores, key=lambda name: scores[name], default=shipped)
+    if asked != AUTO:
+        why = "as asked for"
+    elif scores:
+        why = "of network and level it does better on these logs"
+    else:
+        why = "the logs are too short to compare it with others"
+    if scores and best != shipped:
+        why += f"; {best} finds more ({scores[best]:.2f} against {scores[shipped]:.2f}), --model {best} ships it"
+    return f"{shipped}: {why}"
+
+
+def _trials(manifest: ProcessManifest) -> str:
+    trials = trials_of(manifest)
+    if not trials:
+        return ""
+    kinds = list(trials[0][2])
+    heading = "".join(f"<th>{html.escape(kind)}" for kind in kinds)
+    rows = "".join(
+        f"<tr><td>{html.escape(name)}</td>"
+        + "".join(f"<td>{found.get(kind, 0.0):.0%}</td>" for kind in kinds)
+        + f"<td>{figures['false']:.1%}</td><td>{figures['score']:.2f}</td></tr>"
+        for name, figures, found in trials
+    )
+    return (
+        "<p>Faults of known size were put into stretches of the logs that the monitor had not learned from: the share "
+        "of their ticks on which it alarms, and the share of all other ticks. The score is the mean of the first less "
+        f"the second.</p><table><tr><th>{heading}<th>other ticks<th>score</tr>{rows}</table>"
+    )
+
+
 def _page(bundle: ProcessBundle, played: Played) -> str:
     manifest = bundle.manifest
     rows = "".join(
@@ -49,6 +100,7 @@ def _page(bundle: ProcessBundle, played: Played) -> str:
         + "".join(f"<tr><td>{html.escape(key)}</td><td>{value:.4g}</td></tr>" for key, value in figures.items())
         + "</table>"
         for name, figures in manifest.metrics.items()
+        if not name.startswith(TRIAL)
     )
     return (
         "<!doctype html><meta charset=utf-8><title>Early warning</title>"
@@ -57,6 +109,7 @@ def _page(bundle: ProcessBundle, played: Played) -> str:
         f"<h1>{html.escape(manifest.name)} {html.escape(manifest.version)}</h1>"
         f"<p>{html.escape(manifest.monitor.kind)}, step {manifest.step_s:g} s. "
         f"<b>{html.escape(manifest.bound.text)}</b></p>"
+        f"<h2>Which monitor</h2><p>{html.escape(choice_of(manifest))}.</p>{_trials(manifest)}"
         f"<h2>Risk in {html.escape(Path(played.log.origin).name)}</h2><img src=risk.png>"
         "<h2>What came and what was expected</h2><img src=channels.png>"
         f"<h2>Channels</h2><table><tr><th>name<th>unit<th>centre<th>scale</tr>{rows}</table><ul>{left_out}</ul>"

@@ -1,7 +1,7 @@
 """From logs to a process bundle: window, scaling, network, calibration on cross-fitted forecasts, golden sequence.
 
-The plain charts are calibrated on the same logs by the same rule and can be shipped instead. All of them are compared
-by faults of known size that are put into the calibration log, so that the comparison needs no labels.
+Charts without a network are calibrated on the same logs and compared with it on stretches that none of them learned
+from (`export.process_choice`), so that the choice needs no labels.
 """
 
 import hashlib
@@ -13,14 +13,13 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version as installed_version
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
 import numpy.typing as npt
 
 from export.bundle_writer import write_checked
-from export.process_arguments import CELLS
+from export.process_arguments import AUTO, CELLS, CHARTS, LEVEL
 from export.process_calibration import (
     Scaling,
     alarm_episodes,
@@ -31,6 +30,7 @@ from export.process_calibration import (
     default_limits,
     ewma_monitor,
     forecast_monitor,
+    level_monitor,
     longest_standstill,
     pca_monitor,
     residuals,
@@ -38,6 +38,7 @@ from export.process_calibration import (
     scaled_parts,
     scaling_of,
 )
+from export.process_choice import Trial, try_chart, try_network
 from export.process_logs import LogSet, Ticks, reset_after, step_of, to_ticks
 from export.rnn import NetworkShape, convert, deployed_step, step_model
 from export.samples import DatasetError
@@ -50,6 +51,7 @@ from station.process_bundle import (
     EwmaMonitor,
     ForecastMonitor,
     GoldenSequence,
+    LevelMonitor,
     PcaMonitor,
     ProcessBundle,
     ProcessChannel,
@@ -63,15 +65,15 @@ from station.step_model import ProcessModel, replay
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 Say = Callable[[str], None]
-AnyMonitor = ForecastMonitor | WarnMonitor | PcaMonitor | EwmaMonitor
+AnyChart = LevelMonitor | PcaMonitor | EwmaMonitor
+AnyMonitor = ForecastMonitor | WarnMonitor | AnyChart
 
 GOLDEN_TICKS = 300
 GOLDEN_TOLERANCE = 0.02
 """Another processor adds the same numbers in another order; the risk of the quantized step moves less than this."""
 DRIFT_TICKS = 10_000
-INJECTED_SIZES = (1.0, 2.0, 4.0)
-"""Shifts that are put into the calibration log, in scales of the channel."""
-INJECTED_TICKS = 60
+MOST_TRIED_TICKS = 40_000
+"""Of the calibration logs, for the choice between monitors."""
 LEAST_RUN = 64
 """A stretch without a gap that is shorter teaches nothing."""
 MOST_CALIBRATION_TICKS = 200_000
@@ -84,7 +86,7 @@ class ProcessPlan:
 
     Attributes:
         task: `forecast` learns normal operation, `warn` the labels.
-        model: one of `CELLS` or `CHARTS`.
+        model: one of `CELLS` or `CHARTS`, or `AUTO`: see `choose`.
         knobs: of the network.
         name, version: of the bundle.
         step_s: the fixed step; None: found from the logs.
@@ -93,7 +95,7 @@ class ProcessPlan:
     """
 
     task: str = "forecast"
-    model: str = "gru"
+    model: str = AUTO
     knobs: RecurrentKnobs = field(default_factory=RecurrentKnobs)
     name: str = "process"
     version: str = "1"
@@ -137,12 +139,34 @@ class Fitted:
         statistics: of all runs' ticks, cross-fitted, 1 at the limit.
         model: bytes of the `.tflite`; empty for a chart.
         metrics: figures.
+        told: of a network that forecasts: for each run the cross-fitted forecasts, `[ticks, horizons × channels]`.
     """
 
     monitor: AnyMonitor
     statistics: Floats
     model: bytes
     metrics: Mapping[str, Mapping[str, float]]
+    told: tuple[Floats, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The monitor to be shipped, and how all that were tried did.
+
+    Attributes:
+        model: its name, of `CELLS` or `CHARTS`.
+        fitted: the monitor.
+        trials: name → how it did on stretches that were left out; empty when nothing was compared.
+    """
+
+    model: str
+    fitted: Fitted
+    trials: Mapping[str, Trial]
+
+    @property
+    def metrics(self) -> dict[str, Mapping[str, float]]:
+        """The trials' figures, for the manifest."""
+        return {f"trial_{name}": trial.figures for name, trial in self.trials.items()}
 
 
 def prepare(logs: LogSet, plan: ProcessPlan, say: Say) -> Prepared:
@@ -201,13 +225,81 @@ def fit(prepared: Prepared, plan: ProcessPlan, say: Say, teacher: Teacher | None
     """
     if plan.task == "warn":
         return _fit_warn(prepared, plan, say)
-    if plan.model == "pca":
-        pca, statistics = pca_monitor(prepared.runs, plan.knobs.members)
-        return Fitted(pca, statistics, b"", {})
-    if plan.model == "ewma":
-        ewma, statistics = ewma_monitor(prepared.runs)
-        return Fitted(ewma, statistics, b"", {})
+    if plan.model in CHARTS:
+        chart, statistics = learn_chart(plan.model, prepared.runs, plan.knobs.members)
+        return Fitted(chart, statistics, b"", {})
     return _fit_forecast(prepared, plan, say, teacher)
+
+
+def choose(
+    prepared: Prepared, plan: ProcessPlan, say: Say, teacher: Teacher | None = None, *, compared: bool = True
+) -> Chosen:
+    """Make the monitor that the plan asks for; with `AUTO`, network or `level`, what does better on stretches left out.
+
+    The plain charts are tried and told of, but shipped by name only: their limits are those of the log as it was, and
+    say nothing of where a process that wanders will be when the log is over.
+
+    Args:
+        prepared: the logs.
+        plan: what is asked for; its knobs name the cell.
+        say: takes lines of progress.
+        teacher: as for `fit`.
+        compared: try the others as well when one is asked for by name.
+
+    Raises:
+        DatasetError: there is too little to learn from.
+    """
+    wanted = plan.knobs.cell if plan.model == AUTO else plan.model
+    if plan.task == "warn" or (plan.model != AUTO and not compared):
+        return Chosen(wanted, fit(prepared, replace(plan, model=wanted), say, teacher), {})
+    made, trials = {}, {}
+    for name in dict.fromkeys((wanted, *CHARTS)):
+        made[name] = fit(prepared, replace(plan, model=name), say, teacher)
+        trial = try_out(prepared, plan, name, made[name])
+        if trial is not None:
+            trials[name] = trial
+    chosen = Chosen(wanted, made[wanted], trials)
+    if plan.model != AUTO:
+        return chosen
+    best = max(trials.keys() & {wanted, LEVEL}, key=lambda name: trials[name].score, default=wanted)
+    return replace(chosen, model=best, fitted=made[best])
+
+
+def learn_chart(name: str, runs: Sequence[ScaledRun], members: int) -> tuple[AnyChart, Floats]:
+    """One of `CHARTS`, and its statistic at each tick of all runs."""
+    if name == LEVEL:
+        return level_monitor(runs, members)
+    return pca_monitor(runs, members) if name == "pca" else ewma_monitor(runs)
+
+
+def try_out(prepared: Prepared, plan: ProcessPlan, name: str, fitted: Fitted) -> Trial | None:
+    """How a monitor does on stretches that were left out; None: the logs are too short for that."""
+    knobs = knobs_for(prepared, plan.knobs)
+    runs, told = _thinned(_bounded(prepared.runs), fitted.told, knobs.members)
+    if not isinstance(fitted.monitor, ForecastMonitor):
+        return try_chart(runs, knobs.members, lambda others, members: learn_chart(name, others, members)[0])
+    shape = shape_of(prepared, knobs)
+    step = LitertStep(fitted.model, channels=shape.channels, states=shape.states, outputs=shape.outputs)
+    return try_network(runs, told, step, shape, knobs)
+
+
+def _thinned(
+    runs: Sequence[ScaledRun], told: Sequence[Floats], members: int
+) -> tuple[Sequence[ScaledRun], Sequence[Floats]]:
+    """Of longer logs the first part of each fold, with the same part of the forecasts."""
+    if sum(len(run.values) for run in runs) <= MOST_TRIED_TICKS:
+        return runs, told
+    left = dict.fromkeys(range(members), MOST_TRIED_TICKS // members)
+    parts, parts_told = [], []
+    for place, run in enumerate(runs):
+        for member in np.unique(run.fold).tolist():
+            inside = np.flatnonzero(run.fold == member)[: left[member]]
+            left[member] -= len(inside)
+            if len(inside) >= LEAST_RUN:
+                where = slice(int(inside[0]), int(inside[-1]) + 1)
+                parts.append(ScaledRun(run.values[where], run.mask[where], run.fold[where], run.faulty[where]))
+                parts_told += [told[place][where]] if told else []
+    return parts, parts_told
 
 
 def shape_of(prepared: Prepared, knobs: RecurrentKnobs, *, forecasts: bool = True) -> NetworkShape:
@@ -246,7 +338,7 @@ def _fit_forecast(prepared: Prepared, plan: ProcessPlan, say: Say, teacher: Teac
     model, plain = convert(step, quantized=True), convert(step, quantized=False)
     metrics = _forecast_errors(runs, told, knobs.horizons, prepared.names)
     metrics["quantization"] = quantization_drift(runs, monitor, plain, model, shape)
-    return Fitted(monitor, statistics, model, metrics)
+    return Fitted(monitor, statistics, model, metrics, tuple(told))
 
 
 def _blend_nearest(
@@ -460,8 +552,9 @@ def _bounded(runs: Sequence[ScaledRun]) -> tuple[ScaledRun, ...]:
     return tuple(kept)
 
 
-def bundle_of(prepared: Prepared, fitted: Fitted, plan: ProcessPlan) -> tuple[ProcessManifest, ProcessBundle]:
+def bundle_of(prepared: Prepared, chosen: Chosen, plan: ProcessPlan) -> tuple[ProcessManifest, ProcessBundle]:
     """The manifest, whole but for its members, and the bundle in memory with a golden sequence still to be run."""
+    fitted = chosen.fitted
     step_s = prepared.step_s
     limits = default_limits(step_s)
     channels = tuple(
@@ -493,7 +586,7 @@ def bundle_of(prepared: Prepared, fitted: Fitted, plan: ProcessPlan) -> tuple[Pr
         limits=limits,
         bound=bound,
         golden=GoldenSequence(first_at_s=0.0, tolerance=GOLDEN_TOLERANCE),
-        metrics=fitted.metrics,
+        metrics={**fitted.metrics, **chosen.metrics},
         dataset={
             "sha256": hashlib.sha256("".join(sorted(log.sha256 for log in prepared.logs.logs)).encode()).hexdigest(),
             "logs": len(prepared.logs.logs),
@@ -501,7 +594,7 @@ def bundle_of(prepared: Prepared, fitted: Fitted, plan: ProcessPlan) -> tuple[Pr
             "label": prepared.logs.label,
         },
         versions={"python": platform.python_version(), **{tool: installed_version(tool) for tool in TOOLS}},
-        configuration={"task": plan.task, "model": plan.model, "knobs": asdict(plan.knobs)},
+        configuration={"task": plan.task, "model": plan.model, "shipped": chosen.model, "knobs": asdict(plan.knobs)},
         members={},
     )
     return manifest, ProcessBundle(manifest, fitted.model, readings, np.zeros(len(readings)), "0" * 64, plan.name)
@@ -519,17 +612,14 @@ def model_of(bundle: ProcessBundle) -> ProcessModel:
     return ProcessModel(bundle, network)
 
 
-def write_process_bundle(
-    path: Path, prepared: Prepared, fitted: Fitted, plan: ProcessPlan, extra: Mapping[str, Any]
-) -> ProcessBundle:
+def write_process_bundle(path: Path, prepared: Prepared, chosen: Chosen, plan: ProcessPlan) -> ProcessBundle:
     """Write the bundle, read it back, replay its golden sequence, and only then give it its name.
 
     Raises:
         DatasetError: the calibration does not support the claim, or the golden sequence is too short for a risk.
         BundleError, GoldenMismatch: what was written does not work; nothing is left behind.
     """
-    manifest, bundle = bundle_of(prepared, fitted, plan)
-    manifest = manifest.model_copy(update={"metrics": {**manifest.metrics, **extra}})
+    manifest, bundle = bundle_of(prepared, chosen, plan)
     risks = replay(model_of(bundle), bundle.readings, manifest.golden.first_at_s)
     if not np.isfinite(risks).any():
         raise DatasetError(f"the longest stretch without a gap, {len(risks)} ticks, is too short to warm the model up")
@@ -549,31 +639,3 @@ def _table(values: Floats) -> bytes:
     stream = io.BytesIO()
     np.save(stream, values, allow_pickle=False)
     return stream.getvalue()
-
-
-def injected_faults(model: ProcessModel, raw: Sequence[Floats], scaling: Scaling) -> dict[str, float]:
-    """Share of shifts of known size that the deployed path finds within a minute of ticks, one channel at a time.
-
-    Args:
-        model: to try.
-        raw: stretches of normal operation, in the channels' units.
-        scaling: whose scales are the sizes' unit.
-    """
-    readings = max(raw, key=len)
-    warm = min(len(readings) // 2, 200)
-    room = len(readings) - warm - INJECTED_TICKS
-    shares: dict[str, float] = {}
-    if room <= 0:
-        return shares
-    for size in INJECTED_SIZES:
-        found = total = 0
-        for channel in range(len(scaling.scale)):
-            begin = warm + (channel * 997) % (room + 1)
-            lead = readings[begin - warm : begin + INJECTED_TICKS].copy()
-            lead[warm:, channel] += size * scaling.scale[channel]
-            risks = replay(model, lead, 0.0)
-            quiet = not (risks[max(warm - 20, 0) : warm] >= model.limits.limit).any()
-            total += quiet
-            found += quiet and bool((risks[warm:] >= model.limits.limit).any())
-        shares[f"shift_{size:g}_found"] = found / max(total, 1)
-    return shares

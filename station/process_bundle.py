@@ -211,7 +211,37 @@ class EwmaMonitor(Part):
         _length("spread", self.spread, channels)
 
 
-Monitor = Annotated[ForecastMonitor | WarnMonitor | PcaMonitor | EwmaMonitor, Field(discriminator="kind")]
+class LevelMonitor(Part):
+    """How far readings stand from where they were taught, against what so few independent readings can promise.
+
+    Each channel, and each direction in which channels move together, has a limit of its own; see `station.risk`.
+
+    Attributes:
+        rate: of the exponentially weighted mean of the readings, per tick.
+        mean: `[channels]`, scaled units.
+        directions: `[kept][channels]`, orthonormal rows.
+        limits: `[channels + kept]`, distances from the mean at which the risk is one half, scaled units.
+    """
+
+    kind: Literal["level"] = "level"
+    rate: float = Field(gt=0, le=1)
+    mean: tuple[float, ...]
+    directions: tuple[tuple[float, ...], ...] = ()
+    limits: tuple[float, ...]
+
+    def check(self, channels: int) -> None:
+        """Raise ValueError when a list has another length than the channels ask for."""
+        _length("mean", self.mean, channels)
+        _length("limits", self.limits, channels + len(self.directions))
+        for row in self.directions:
+            _length("directions", row, channels)
+        if min(self.limits) <= 0:
+            raise ValueError("limits must be above 0")
+
+
+Monitor = Annotated[
+    ForecastMonitor | WarnMonitor | PcaMonitor | EwmaMonitor | LevelMonitor, Field(discriminator="kind")
+]
 
 
 def _length(name: str, values: tuple[Any, ...], wanted: int) -> None:

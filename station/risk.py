@@ -18,7 +18,11 @@ deviations in the calibration log. The slow offset takes up ageing and
 weather; it stands still while the mean is outside of its gate, and it is bounded, so that a drift is taken up only so
 far: then it counts, however slow it is.
 
-`PcaChart` and `EwmaChart` are the plain charts that a network must be worth more than.
+`LevelChart` needs no network. It compares the remembered readings with where they were taught, channel by channel and
+along each direction in which channels move together. What is far is a matter of how many independent readings were
+seen: a channel that wanders through its log once has shown little of where it may be, and its limit is wide.
+
+`PcaChart` and `EwmaChart` are the plain charts that these must be worth more than.
 
 A masked channel has no part in anything, and its memory stands still.
 """
@@ -29,7 +33,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from station.process_bundle import EwmaMonitor, ForecastMonitor, PcaMonitor, WarnMonitor
+from station.process_bundle import EwmaMonitor, ForecastMonitor, LevelMonitor, PcaMonitor, WarnMonitor
 from station.process_messages import Mask, Values
 
 Floats = npt.NDArray[np.float64]
@@ -370,7 +374,82 @@ class EwmaChart:
         self._tick, self._mean = memory["tick"].copy(), memory["mean"].copy()
 
 
-def chart_of(monitor: ForecastMonitor | WarnMonitor | PcaMonitor | EwmaMonitor, channels: int) -> Chart:
+class LevelChart:
+    """The distance of remembered readings from their training mean, in units of each feature's own limit.
+
+    A feature is a channel, or the score along a direction. A masked channel is taken for what makes the distance
+    smallest, given the others: with whatever it is, the distance is at least this one.
+    """
+
+    def __init__(self, monitor: LevelMonitor) -> None:
+        channels = len(monitor.mean)
+        directions = np.array(monitor.directions).reshape(-1, channels)
+        self._usual = np.array(monitor.mean)
+        self._rate = monitor.rate
+        limits = np.array(monitor.limits)
+        self._features = np.concatenate([np.eye(channels), directions])
+        self._per_limit = self._features / limits[:, None]
+        self._precision = self._per_limit.T @ self._per_limit
+        self._good_key = b""
+        self._good_per_limit: Floats = self._per_limit
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self._mean = np.zeros_like(self._usual)
+
+    def update(self, scaled: Values, mask: Mask, output: Floats | None) -> Evidence:  # noqa: ARG002
+        """Take one tick."""
+        mean = self._mean
+        change = scaled - self._usual
+        change -= mean
+        change *= mask
+        change *= self._rate
+        mean += change
+        places = self._among_good(mask) @ mean
+        farthest = int(np.abs(places).argmax())
+        feature = self._features[farthest]
+        along = feature * mean
+        expected = self._usual + mean
+        expected -= feature * float(along.sum())
+        if not mask.any():
+            return Evidence(None, np.zeros_like(mean), expected)
+        place = float(places[farthest])
+        parts = along * mask
+        return Evidence(abs(place), np.maximum(parts if place >= 0 else -parts, 0.0), expected)
+
+    def _among_good(self, mask: Mask) -> Floats:
+        """Features by channels, over limits, with the bad channels put where the good ones expect them."""
+        key = mask.tobytes()
+        if key != self._good_key:
+            self._good_key = key
+            self._good_per_limit = self._per_limit
+            if not mask.all():
+                good, bad = np.flatnonzero(mask), np.flatnonzero(~mask)
+                filled = np.zeros((len(mask), len(mask)))
+                filled[good, good] = 1.0
+                filled[np.ix_(bad, good)] = -np.linalg.solve(
+                    self._precision[np.ix_(bad, bad)], self._precision[np.ix_(bad, good)]
+                )
+                self._good_per_limit = self._per_limit @ filled
+        return self._good_per_limit
+
+    def memory(self) -> dict[str, Floats]:
+        """What it remembers."""
+        return {"mean": self._mean}
+
+    def recall(self, memory: dict[str, Floats]) -> None:
+        """Go on from what `memory` gave.
+
+        Raises:
+            KeyError, ValueError: it is of another chart.
+        """
+        if memory["mean"].shape != self._mean.shape:
+            raise ValueError("the memory is of another chart")
+        self._mean = memory["mean"].copy()
+
+
+def chart_of(monitor: ForecastMonitor | WarnMonitor | PcaMonitor | EwmaMonitor | LevelMonitor, channels: int) -> Chart:
     """The chart of a bundle's monitor, with nothing remembered."""
     match monitor:
         case ForecastMonitor():
@@ -381,3 +460,5 @@ def chart_of(monitor: ForecastMonitor | WarnMonitor | PcaMonitor | EwmaMonitor, 
             return PcaChart(monitor)
         case EwmaMonitor():
             return EwmaChart(monitor)
+        case LevelMonitor():
+            return LevelChart(monitor)

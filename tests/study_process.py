@@ -14,6 +14,7 @@ import json
 import math
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,13 +23,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from export.process_arguments import AUTO, CHARTS
 from export.process_calibration import alarm_episodes, begins, default_limits
 from export.process_evaluation import Played, evaluate_process, play
 from export.process_logs import LogSet, ProcessLog, read_logs
 from export.process_training import (
     Prepared,
     ProcessPlan,
-    fit,
+    choose,
     knobs_for,
     prepare,
     shape_of,
@@ -80,7 +82,7 @@ class Teachers:
         self._kept: dict[tuple[Any, ...], Teacher] = {}
 
     def of(self, prepared: Prepared, plan: ProcessPlan) -> Teacher | None:
-        if plan.model in ("pca", "ewma"):
+        if plan.model in CHARTS:
             return None
         knobs = knobs_for(prepared, plan.knobs)
         shape, ticks = shape_of(prepared, knobs), window_of(prepared, knobs)
@@ -101,7 +103,8 @@ def make(path: Path, logs: LogSet, plan: ProcessPlan, teachers: Teachers) -> Non
     if path.exists():
         return
     prepared = prepare(logs, plan, quiet)
-    write_process_bundle(path, prepared, fit(prepared, plan, quiet, teachers.of(prepared, plan)), plan, {})
+    chosen = choose(prepared, plan, quiet, teachers.of(prepared, plan), compared=False)
+    write_process_bundle(path, prepared, chosen, plan)
 
 
 def quiet(line: str) -> None:
@@ -132,7 +135,8 @@ def skab(folder: Path, out: Path, models: Sequence[str]) -> None:
         results[f"{model}_limit_times"] = {
             str(factor): pick(evaluate_process(limits[factor], 1.0, SKAB_TRAIN_ROWS)) for factor in SENSITIVITY
         }
-        if model not in ("pca", "ewma"):
+        results[f"{model}_shipped"] = shipped(out / model)
+        if model not in CHARTS:
             results[f"{model}_cross_chosen"] = cross_chosen(limits)
             results[f"{model}_files"] = {
                 f"{one.log.origin[-14:]}": pick(evaluate_process([one], 1.0, SKAB_TRAIN_ROWS)) for one in played
@@ -178,11 +182,19 @@ def with_limit(played: Sequence[Played], factor: float) -> list[Played]:
     return changed
 
 
+def shipped(folder: Path) -> dict[str, int]:
+    """Model → number of bundles that have it."""
+    return dict(
+        Counter(str(read_process_bundle(path).manifest.configuration["shipped"]) for path in folder.glob("*.bundle"))
+    )
+
+
 def worst_drift(folder: Path) -> dict[str, float]:
     """Of all bundles: the largest difference between the quantized and the float step."""
-    drifts = [
-        dict(read_process_bundle(path).manifest.metrics["quantization"]) for path in sorted(folder.glob("*.bundle"))
-    ]
+    metrics = [read_process_bundle(path).manifest.metrics for path in sorted(folder.glob("*.bundle"))]
+    drifts = [dict(figures["quantization"]) for figures in metrics if "quantization" in figures]
+    if not drifts:
+        return {"bundles": 0.0}
     return {
         "bundles": float(len(drifts)),
         "risk_apart_p99_worst": max(drift["risk_apart_p99"] for drift in drifts),
@@ -387,7 +399,7 @@ def main() -> None:
     parser.add_argument("study", choices=["skab", "quiet", "nab", "speed"])
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path, nargs="?")
-    parser.add_argument("--models", nargs="+", default=["gru", "pca", "ewma"])
+    parser.add_argument("--models", nargs="+", default=[AUTO, "gru", *CHARTS])
     arguments = parser.parse_args()
     if arguments.study == "speed":
         speed(arguments.data)

@@ -3,6 +3,7 @@
 import json
 import zipfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,11 @@ import pytest
 from numpy.typing import NDArray
 
 from export.__main__ import main
+from export.process_arguments import AUTO
 from export.process_calibration import bound_of, check_claim, default_limits, poisson_upper
 from export.process_logs import read_logs, step_of, to_ticks
-from export.process_training import ProcessPlan, fit, prepare, shape_of, window_of, write_process_bundle
+from export.process_report import choice_of
+from export.process_training import ProcessPlan, choose, fit, prepare, shape_of, window_of, write_process_bundle
 from export.rnn import NetworkShape, build, deployed_step
 from export.samples import DatasetError
 from export.train_rnn import Teacher, default_knobs
@@ -68,7 +71,7 @@ def make(folder: Path, plan: ProcessPlan) -> Path:
     """A bundle on a log of normal operation."""
     prepared = prepare(read_logs([write_log(folder / "normal.csv")]), plan, lambda _: None)
     path = folder / "process.bundle"
-    write_process_bundle(path, prepared, fit(prepared, plan, lambda _: None), plan, {})
+    write_process_bundle(path, prepared, choose(prepared, plan, lambda _: None, compared=False), plan)
     return path
 
 
@@ -212,7 +215,7 @@ def test_one_teacher_teaches_twice_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.training
-@pytest.mark.parametrize("model", ["pca", "ewma"])
+@pytest.mark.parametrize("model", ["level", "pca", "ewma"])
 def test_a_plain_chart_is_shipped_trained_and_used_the_same_way(
     model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -232,7 +235,27 @@ def test_a_plain_chart_is_shipped_trained_and_used_the_same_way(
     assert lines[0] == "time,risk,alarm,top_channel,actual,expected"
     assert len(lines) == TICKS + 1
     assert any(",alarm,pressure," in line for line in lines[FAULT.start : FAULT.stop])
-    assert (out / "report.html").stat().st_size > 1000
+    page = (out / "report.html").read_text()
+    assert f"{model}: as asked for" in page
+    assert "stretches of the logs that the monitor had not learned from" in page
+
+
+@pytest.mark.training
+def test_without_a_model_named_what_does_best_is_shipped_and_the_figures_of_all_are_told(tmp_path: Path) -> None:
+    plan = replace(small("gru"), model=AUTO)
+    prepared = prepare(read_logs([write_log(tmp_path / "normal.csv")]), plan, lambda _: None)
+
+    chosen = choose(prepared, plan, lambda _: None)
+    manifest = write_process_bundle(tmp_path / "auto.bundle", prepared, chosen, plan).manifest
+
+    assert set(chosen.trials) == {"gru", "level", "pca", "ewma"}
+    assert chosen.trials[chosen.model].score == max(chosen.trials[name].score for name in ("gru", "level")) > 0
+    assert manifest.configuration["shipped"] == chosen.model
+    assert {name for name in manifest.metrics if name.startswith("trial_")} == {
+        f"trial_{name}" for name in chosen.trials
+    }
+    assert manifest.metrics["trial_level"]["score"] == chosen.trials["level"].score
+    assert choice_of(manifest).startswith(f"{chosen.model}: of network and level it does better on these logs")
 
 
 @pytest.mark.training
@@ -242,10 +265,10 @@ def test_labelled_faults_teach_a_warning(tmp_path: Path) -> None:
     plan = ProcessPlan(task="warn", model="gru", knobs=default_knobs("gru", members=2, units=6, steps=60))
     prepared = prepare(read_logs([tmp_path]), plan, lambda _: None)
 
-    found = fit(prepared, plan, lambda _: None)
-    bundle = write_process_bundle(tmp_path / "warn.bundle", prepared, found, plan, {})
+    found = choose(prepared, plan, lambda _: None)
+    bundle = write_process_bundle(tmp_path / "warn.bundle", prepared, found, plan)
 
-    assert found.metrics["held_out"]["f1"] > 0.8
+    assert found.fitted.metrics["held_out"]["f1"] > 0.8
     risks = replay(load_step_model(bundle), readings(9, faulty=True)[:, :3], 0.0)
     assert np.nanmean(risks[FAULT] >= 0.5) > 0.8
     assert np.nanmean(risks[: FAULT.start] >= 0.5) < 0.2

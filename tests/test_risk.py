@@ -6,9 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from station.process_bundle import EwmaMonitor, ForecastMonitor, Memory, PcaMonitor, WarnMonitor
+from station.process_bundle import EwmaMonitor, ForecastMonitor, LevelMonitor, Memory, PcaMonitor, WarnMonitor
 from station.risk import Chart, ForecastChart, chart_of, risk_of
 
+AnyMonitor = ForecastMonitor | WarnMonitor | PcaMonitor | EwmaMonitor | LevelMonitor
 CHANNELS = 3
 ALL = np.ones(CHANNELS, np.bool_)
 
@@ -36,12 +37,21 @@ def pca_monitor() -> PcaMonitor:
     return PcaMonitor(mean=(0.0, 0.0, 0.0), components=((0.6, 0.8, 0.0),), variances=(2.0,), t2_limit=9.0, q_limit=6.0)
 
 
+def level_monitor() -> LevelMonitor:
+    """The first two channels keep together: their difference has a limit a tenth of theirs."""
+    half = 0.5**0.5
+    return LevelMonitor(
+        rate=1.0, mean=(0.0, 0.0, 0.0), directions=((half, half, 0.0), (half, -half, 0.0)), limits=(3, 3, 3, 4, 0.3)
+    )
+
+
 MONITORS = (
     forecast_monitor(),
     forecast_monitor(precision=((1.2, -0.3, 0.0), (-0.3, 1.2, 0.0), (0.0, 0.0, 1.0))),
     WarnMonitor(cell="gru", states=(4,), input_clip=4.0, settle=3, rate=0.3, offset=0.5),
     pca_monitor(),
     EwmaMonitor(rate=0.2, spread=(0.4, 0.4, 0.4), limit=3.0),
+    level_monitor(),
 )
 
 
@@ -59,9 +69,7 @@ def feed(chart: Chart, rows: NDArray[np.float64], mask: NDArray[np.bool_] = ALL)
 @pytest.mark.parametrize("monitor", MONITORS, ids=lambda monitor: monitor.kind)
 @settings(max_examples=30, deadline=None)
 @given(data=st.data())
-def test_a_risk_lies_in_zero_to_one_and_parts_are_not_negative(
-    monitor: ForecastMonitor | WarnMonitor | PcaMonitor | EwmaMonitor, data: st.DataObject
-) -> None:
+def test_a_risk_lies_in_zero_to_one_and_parts_are_not_negative(monitor: AnyMonitor, data: st.DataObject) -> None:
     chart = chart_of(monitor, CHANNELS)
     number = st.floats(-50, 50)
     for _ in range(data.draw(st.integers(1, 30))):
@@ -151,7 +159,7 @@ def test_a_channel_that_drops_out_does_not_make_its_companion_look_faulty() -> N
 
 @pytest.mark.parametrize("monitor", MONITORS, ids=lambda monitor: monitor.kind)
 def test_what_a_masked_channel_says_changes_nothing(
-    monitor: ForecastMonitor | WarnMonitor | PcaMonitor | EwmaMonitor,
+    monitor: AnyMonitor,
 ) -> None:
     mask = np.array([True, True, False])
     rows = np.random.default_rng(1).normal(size=(60, CHANNELS))
@@ -162,7 +170,7 @@ def test_what_a_masked_channel_says_changes_nothing(
 
 
 @pytest.mark.parametrize("monitor", MONITORS, ids=lambda monitor: monitor.kind)
-def test_a_chart_goes_on_from_its_memory(monitor: ForecastMonitor | WarnMonitor | PcaMonitor | EwmaMonitor) -> None:
+def test_a_chart_goes_on_from_its_memory(monitor: AnyMonitor) -> None:
     rows = np.random.default_rng(2).normal(size=(60, CHANNELS))
     whole, first, second = (chart_of(monitor, CHANNELS) for _ in range(3))
     expected = feed(whole, rows)
@@ -195,3 +203,33 @@ def test_pca_blames_the_channel_that_leaves_the_plane() -> None:
     assert evidence.statistic is not None
     assert evidence.statistic > 1.0
     assert int(evidence.parts.argmax()) == 2
+
+
+def test_a_level_counts_by_its_own_limit_and_names_what_it_expected() -> None:
+    chart = chart_of(level_monitor(), CHANNELS)
+
+    evidence = chart.update(np.array([0.0, 0.0, 6.0]), ALL, None)
+
+    assert evidence.statistic == pytest.approx(2.0)
+    assert int(evidence.parts.argmax()) == 2
+    assert evidence.expected.tolist() == pytest.approx([0.0, 0.0, 0.0])
+
+
+def test_a_relation_that_breaks_counts_where_each_channel_is_usual() -> None:
+    chart = chart_of(level_monitor(), CHANNELS)
+
+    together = chart.update(np.array([1.0, 1.0, 0.0]), ALL, None).statistic
+    apart = chart.update(np.array([1.0, 0.0, 0.0]), ALL, None)
+
+    assert together == pytest.approx(2**0.5 / 4)
+    assert apart.statistic == pytest.approx(0.5**0.5 / 0.3)
+    assert int(apart.parts.argmax()) == 0
+    assert apart.expected.tolist() == pytest.approx([0.5, 0.5, 0.0])
+
+
+def test_a_channel_that_is_missing_breaks_no_relation() -> None:
+    chart = chart_of(level_monitor(), CHANNELS)
+
+    statistic = chart.update(np.array([1.0, 0.0, 0.0]), np.array([True, False, True]), None).statistic
+
+    assert statistic == pytest.approx(2**0.5 / 4, rel=0.05)
