@@ -275,7 +275,7 @@ def test_labelled_faults_teach_a_warning(tmp_path: Path) -> None:
 
 
 def test_labels_of_one_kind_teach_nothing(tmp_path: Path) -> None:
-    plan = ProcessPlan(task="warn", knobs=default_knobs("gru"))
+    plan = ProcessPlan(task="warn", model="gru", knobs=default_knobs("gru"))
     prepared = prepare(read_logs([write_log(tmp_path / "a.csv", labelled=True)]), plan, lambda _: None)
 
     with pytest.raises(DatasetError, match="both kinds"):
