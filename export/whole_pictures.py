@@ -1,20 +1,41 @@
 """What classifiers and anomaly models share on their way to a bundle: quantization of whole pictures, temperature."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import keras
 import numpy as np
+import numpy.typing as npt
 
 from export.comparison import LayerError
 from export.dataset import DatasetError, Sample, read_sample
 from export.evaluate import Scored
 from export.layer_errors import LAYER_PICTURES, layer_errors
 from export.quantize import CALIBRATION_PICTURES, INPUT_NAMES, calibration_set, convert
+from export.rebase import lent, rebase
 from export.request import Request
+from export.rounding import round_weights
 from station.manifest import Preprocessing
 from station.messages import Pixels
 from station.preprocess import input_size, write_input
+
+MEASURED_PICTURES = 48
+"""So many of the calibration set, which is drawn in turn from all classes, say how the weights are rounded."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Quantized:
+    """A converted network.
+
+    Attributes:
+        model: the `.tflite`.
+        weights: with which the float network's inner values stand in the same bases and scales as the model's.
+    """
+
+    model: bytes
+    weights: list[npt.NDArray[Any]]
 
 
 def quantize_pictures(
@@ -23,8 +44,8 @@ def quantize_pictures(
     preprocessing: Preprocessing,
     names: Sequence[str],
     to_real: tuple[float, int],
-) -> bytes:
-    """Convert a network that takes whole pictures.
+) -> Quantized:
+    """Convert a network that takes whole pictures; see `export.rebase` and `export.rounding` for what is done before.
 
     Args:
         network: float32, one input, outputs in the order of `names`.
@@ -43,20 +64,27 @@ def quantize_pictures(
     shape = serving.input_shape[1:]
     scale, zero_point = to_real
 
+    def real(tensor: Pixels) -> npt.NDArray[np.float32]:
+        return np.asarray((tensor[None].astype(np.float32) - zero_point) * np.float32(scale), np.float32)
+
     def representative() -> Iterator[tuple[str, dict[str, np.ndarray]]]:
         # The input's scale comes from its extremes, and must be the one with which pixels are written as they are. A
         # smooth ramp holds both of them and, unlike a black pixel beside a white one, widens no inner range.
         ramp = np.broadcast_to(np.linspace(0, 255, shape[1]).round().astype(np.uint8)[None, :, None], shape)
         for tensor in (ramp, *(_whole(picture, middle, shape, preprocessing) for picture in pictures)):
-            real = (tensor[None].astype(np.float32) - zero_point) * np.float32(scale)
-            yield "serving_default", {INPUT_NAMES[0]: real}
+            yield "serving_default", {INPUT_NAMES[0]: real(tensor)}
 
-    return convert(serving, representative)
+    measured = [real(_whole(picture, middle, shape, preprocessing)) for picture in pictures[:MEASURED_PICTURES]]
+    spread = rebase(network, measured)
+    with lent(network, spread):
+        rounded = round_weights(network, measured)
+    with lent(network, rounded):
+        return Quantized(convert(serving, representative), spread)
 
 
 def picture_layers(
     network: keras.Model,
-    model: bytes,
+    quantized: Quantized,
     pictures: Sequence[Pixels],
     preprocessing: Preprocessing,
     names: Sequence[str],
@@ -67,7 +95,8 @@ def picture_layers(
     shown = [
         {INPUT_NAMES[0]: _whole(picture, middle, shape, preprocessing)[None]} for picture in pictures[:LAYER_PICTURES]
     ]
-    return layer_errors(serving, model, shown)
+    with lent(network, quantized.weights):
+        return layer_errors(serving, quantized.model, shown)
 
 
 def _serving(

@@ -45,13 +45,13 @@ def train(request: Request) -> Path:
     trained = train_anomaly(good, knobs, folder=request.out, say=request.say)
     names, calibration = draw_calibration(request, samples, knobs.channels)
     request.say(f"quantizing, calibrated on {len(names)} pictures")
-    model = quantize_pictures(
+    quantized = quantize_pictures(
         trained.network, calibration, trained.preprocessing, OUTPUT_NAMES["anomaly"], trained.to_real
     )
     draft = Draft(
         name=request.name,
         version=request.version,
-        model=model,
+        model=quantized.model,
         labels=(ANOMALY_LABEL,),
         preprocessing=trained.preprocessing,
         calibration=names,
@@ -80,7 +80,7 @@ def train(request: Request) -> Path:
         exact=FloatAnomaly(trained, decoding, bank),
         quality=quality_limits(calibration),
         layers=lambda: picture_layers(
-            trained.network, model, calibration, trained.preprocessing, OUTPUT_NAMES["anomaly"]
+            trained.network, quantized, calibration, trained.preprocessing, OUTPUT_NAMES["anomaly"]
         ),
         configuration=asdict(knobs),
     )

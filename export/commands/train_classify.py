@@ -62,10 +62,13 @@ def train(request: Request) -> Path:
     trained = training.train()
     names, calibration = draw_calibration(request, dataset.splits["train"], knobs.channels)
     request.say(f"quantizing, calibrated on {len(names)} pictures")
+    quantized = quantize_pictures(
+        trained.network, calibration, preprocessing, OUTPUT_NAMES["classify"], trained.to_real
+    )
     draft = Draft(
         name=request.name,
         version=request.version,
-        model=quantize_pictures(trained.network, calibration, preprocessing, OUTPUT_NAMES["classify"], trained.to_real),
+        model=quantized.model,
         labels=dataset.labels,
         preprocessing=preprocessing,
         calibration=names,
@@ -84,9 +87,7 @@ def train(request: Request) -> Path:
             trained.network, dataset.labels, dataset.good_label, preprocessing, decoding, trained.to_real
         ),
         quality=quality_limits(calibration),
-        layers=lambda: picture_layers(
-            trained.network, draft.model, calibration, preprocessing, OUTPUT_NAMES["classify"]
-        ),
+        layers=lambda: picture_layers(trained.network, quantized, calibration, preprocessing, OUTPUT_NAMES["classify"]),
         configuration=asdict(knobs),
     )
     return finish(candidate, dataset, request.out, request.say, Demands(allow_regression=request.allow_regression))

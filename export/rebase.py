@@ -1,0 +1,208 @@
+"""Spread a network's inner values over the whole int8 range, without changing what it computes.
+
+One quantized tensor has one step for all of its channels, so a channel whose values are small loses most of them. In an
+inverted residual network two things can be changed for nothing:
+
+- Between two 1×1 convolutions with no activation between them, as along the residual path of a stage, the values may
+  stand in any basis. In that of their principal components, each scaled to the same range, rounding costs each of them
+  the same share. In the original basis it costs small differences between large channels most, and these are what a
+  picture of low contrast consists of.
+- A channel that ReLU6 never cuts may be scaled up until it fills 0..6, and the next kernel down (Nagel et al., ICCV
+  2019, cross-layer equalization, with measured ranges instead of the weights').
+
+Batch normalization is folded into the kernels before, which changes nothing either.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+from keras import layers
+
+Array = npt.NDArray[np.float64]
+
+CAP = 6.0
+"""Of ReLU6."""
+
+HEADROOM = 1.5
+"""What was measured times this is what is made room for: other pictures may have larger values."""
+
+LARGEST_GAIN = 8.0
+PROJECT_POWER = 0.5
+"""Before a 1×1 convolution a channel gets only the root of the gain: the kernel shares its int8 steps over the
+channels, and would lose what the values win."""
+
+LEAST_VARIANCE = 1e-4
+"""Components with a smaller share of the largest one's variance are not spread any further."""
+
+SAMPLES = 400
+"""Positions of each tensor and picture that are looked at."""
+
+
+@contextmanager
+def lent(network: keras.Model, weights: Sequence[npt.NDArray[Any]]) -> Iterator[None]:
+    """Other weights for a while; the network's own are put back."""
+    own = network.get_weights()
+    network.set_weights(list(weights))
+    try:
+        yield
+    finally:
+        network.set_weights(own)
+
+
+def rebase(network: keras.Model, pictures: Sequence[npt.NDArray[np.float32]]) -> list[npt.NDArray[Any]]:
+    """Weights with which the network computes the same, in ranges that int8 holds better.
+
+    Args:
+        network: of stems and stages from `export.efficientnet`, with anything behind them; it keeps its own weights.
+        pictures: `[1, height, width, channels]` as the network takes them; their values set the ranges.
+
+    Returns:
+        The weights, in the order of `network.get_weights()`. Parts that are not of that kind keep theirs.
+    """
+    own = network.get_weights()
+    try:
+        fold(network)
+        _rebase(network, pictures)
+        return list(network.get_weights())
+    finally:
+        network.set_weights(own)
+
+
+def fold(network: keras.Model) -> None:
+    """Put each batch normalization's scale into the kernel before it; what is left of it adds a bias."""
+    for layer in network.layers:
+        if not isinstance(layer, layers.BatchNormalization):
+            continue
+        convolution = _convolution_before(network, layer)
+        gamma, beta, mean, variance = (np.asarray(value, np.float64) for value in layer.get_weights())
+        scale = gamma / np.sqrt(variance + layer.epsilon)
+        kernel = np.asarray(convolution.get_weights()[0], np.float64)
+        depthwise = isinstance(convolution, layers.DepthwiseConv2D)
+        convolution.set_weights([kernel * (scale[:, None] if depthwise else scale)])
+        whole = np.ones_like(scale)
+        layer.set_weights([whole * np.sqrt(1 + layer.epsilon), beta - mean * scale, 0 * whole, whole])
+
+
+def _convolution_before(network: keras.Model, normalization: Any) -> Any:
+    return network.get_layer(normalization.name.replace("_normalization", "_convolution"))
+
+
+def _rebase(network: keras.Model, pictures: Sequence[npt.NDArray[np.float32]]) -> None:
+    names = {layer.name for layer in network.layers}
+    relus = sorted(name for name in names if name.endswith("_relu"))
+    paths = _linear_paths(network)
+    tensors = [network.get_layer(name).output for name in relus]
+    tensors += [tensor for members, _ in paths for tensor in members]
+    if not tensors:
+        return
+    values, largest = _sample(keras.Model(network.input, tensors), pictures)
+    for name, most in zip(relus, largest, strict=False):
+        _fill(network, name.removesuffix("_relu"), most)
+    start = len(relus)
+    for members, consumers in paths:
+        seen = np.concatenate(values[start : start + len(members)])
+        start += len(members)
+        basis = _basis(seen)
+        for tensor in members:
+            producer = tensor._keras_history.operation
+            if isinstance(producer, layers.BatchNormalization):
+                _turn_out(_convolution_before(network, producer), producer, basis)
+        for consumer in consumers:
+            _turn_in(consumer, np.asarray(np.linalg.inv(basis), np.float64))
+
+
+def _sample(taps: keras.Model, pictures: Sequence[npt.NDArray[np.float32]]) -> tuple[list[Array], list[Array]]:
+    """Values of each tensor at random positions, `[samples, channels]`, and the largest of each channel anywhere."""
+    rng = np.random.default_rng(0)
+    drawn: list[list[npt.NDArray[np.float32]]] = [[] for _ in taps.outputs]
+    largest = [np.zeros(tensor.shape[-1]) for tensor in taps.outputs]
+    for picture in pictures:
+        found = taps.predict_on_batch(picture)
+        for number, tensor in enumerate(found if isinstance(found, list) else [found]):
+            cells = np.asarray(tensor, np.float32).reshape(-1, tensor.shape[-1])
+            largest[number] = np.maximum(largest[number], cells.max(axis=0))
+            drawn[number].append(cells[rng.permutation(len(cells))[:SAMPLES]])
+    return [np.concatenate(kept).astype(np.float64) for kept in drawn], largest
+
+
+def _fill(network: keras.Model, base: str, largest: Array) -> None:
+    """Scale the channels of one ReLU6 up to its cap, and the kernel behind it down."""
+    consumers = _consumers(network, network.get_layer(f"{base}_relu").output)
+    if len(consumers) != 1 or not isinstance(consumers[0], layers.Conv2D | layers.DepthwiseConv2D):
+        return
+    gain = np.clip(CAP / np.maximum(HEADROOM * largest, 1e-6), 1.0, LARGEST_GAIN)
+    if isinstance(consumers[0], layers.Conv2D):
+        gain = gain**PROJECT_POWER
+    normalization = network.get_layer(f"{base}_normalization")
+    convolution = _convolution_before(network, normalization)
+    depthwise = isinstance(convolution, layers.DepthwiseConv2D)
+    convolution.set_weights([convolution.get_weights()[0] * (gain[:, None] if depthwise else gain)])
+    gamma, beta, mean, variance = normalization.get_weights()
+    normalization.set_weights([gamma, beta * gain, mean, variance])
+    kernel, *rest = consumers[0].get_weights()
+    consumers[0].set_weights([kernel / gain[:, None], *rest])
+
+
+def _linear_paths(network: keras.Model) -> list[tuple[list[Any], list[Any]]]:
+    """The residual paths: tensors that share a basis, and the 1×1 convolutions that read them."""
+    paths = []
+    taken: set[int] = set()
+    for layer in network.layers:
+        if not layer.name.endswith("_project_normalization") or id(layer.output) in taken:
+            continue
+        members, consumers, waiting, turnable = [], [], [layer.output], True
+        while waiting:
+            tensor = waiting.pop()
+            if id(tensor) in taken:
+                continue
+            taken.add(id(tensor))
+            members.append(tensor)
+            readers = _consumers(network, tensor)
+            turnable &= bool(readers) and not any(tensor is output for output in network.outputs)
+            for reader in readers:
+                if isinstance(reader, layers.Add):
+                    waiting += [reader.output, *reader.input]
+                elif isinstance(reader, layers.AveragePooling2D):
+                    waiting.append(reader.output)
+                elif isinstance(reader, layers.Conv2D) and reader.kernel_size == (1, 1):
+                    consumers.append(reader)
+                else:
+                    turnable = False
+        if turnable:
+            paths.append((members, consumers))
+    return paths
+
+
+def _consumers(network: keras.Model, tensor: Any) -> list[Any]:
+    found = []
+    for operation in network.operations:
+        if isinstance(operation, layers.InputLayer):
+            continue
+        sources = operation.input
+        if any(tensor is source for source in (sources if isinstance(sources, list | tuple) else [sources])):
+            found.append(operation)
+    return found
+
+
+def _basis(seen: Array) -> Array:
+    """From channels to principal components of equal range, `[components, channels]`."""
+    variances, directions = np.linalg.eigh(np.cov(seen.T))
+    floor = max(float(variances.max()) * LEAST_VARIANCE, 1e-12)
+    basis = (directions / np.sqrt(np.maximum(variances, floor))).T
+    return np.asarray(basis / np.maximum(np.abs(seen @ basis.T).max(axis=0), 1e-6)[:, None], np.float64)
+
+
+def _turn_out(convolution: Any, normalization: Any, basis: Array) -> None:
+    kernel = np.asarray(convolution.get_weights()[0], np.float64)
+    convolution.set_weights([kernel @ basis.T])
+    gamma, beta, mean, variance = normalization.get_weights()
+    normalization.set_weights([gamma, basis @ beta, mean, variance])
+
+
+def _turn_in(convolution: Any, inverse: Array) -> None:
+    kernel, *rest = convolution.get_weights()
+    convolution.set_weights([np.einsum("hwco,cd->hwdo", np.asarray(kernel, np.float64), inverse), *rest])
