@@ -20,10 +20,11 @@ def test_the_mask_follows_the_picture(seed: int, height: int, width: int, side: 
     view, mask = random_view(pixels, pixels == 0, (side, side), KNOBS, rng)
     assert mask is not None
     assert view.shape == mask.shape == (side, side)
-    # Well inside the mask it is dark; what is dark outside of it came in over the edge as a mirror image.
-    inner = cv2.erode(mask.astype(np.uint8), np.ones((9, 9), np.uint8)) > 0
-    # Blur and another exposure may lighten its rim.
-    assert not inner.any() or np.median(view[inner]) < 80
+    # Well inside the mask it is dark; what is dark outside of it came in over the edge as a mirror image. A mask may
+    # end where the view does, and its rim is mixed with what is beside it: OpenCV's own border would call it inside.
+    around = cv2.copyMakeBorder(mask.astype(np.uint8), 4, 4, 4, 4, cv2.BORDER_CONSTANT, value=0)
+    inner = cv2.erode(around, np.ones((9, 9), np.uint8))[4:-4, 4:-4] > 0
+    assert not inner.any() or view[inner].max() < 60
     if mask.any():
         assert view[mask].mean() < 110
 
