@@ -38,6 +38,9 @@ channels, and would lose what the values win."""
 LEAST_VARIANCE = 1e-4
 """Components with a smaller share of the largest one's variance are not spread any further."""
 
+LEAST_RANGE = 3.0
+"""Of a component, in its standard deviations: what was hardly seen is not scaled up to fill the range."""
+
 SAMPLES = 400
 """Positions of each tensor and picture that are looked at."""
 
@@ -190,10 +193,14 @@ def _consumers(network: keras.Model, tensor: Any) -> list[Any]:
 
 def _basis(seen: Array) -> Array:
     """From channels to principal components of equal range, `[components, channels]`."""
-    variances, directions = np.linalg.eigh(np.cov(seen.T))
+    covariance = np.cov(seen.T)
+    # Few samples of many channels leave directions that only seem to be empty.
+    trust = len(seen) / (len(seen) + len(covariance))
+    covariance = trust * covariance + (1 - trust) * np.diag(np.diag(covariance))
+    variances, directions = np.linalg.eigh(covariance)
     floor = max(float(variances.max()) * LEAST_VARIANCE, 1e-12)
     basis = (directions / np.sqrt(np.maximum(variances, floor))).T
-    return np.asarray(basis / np.maximum(np.abs(seen @ basis.T).max(axis=0), 1e-6)[:, None], np.float64)
+    return np.asarray(basis / np.maximum(np.abs(seen @ basis.T).max(axis=0), LEAST_RANGE)[:, None], np.float64)
 
 
 def _turn_out(convolution: Any, normalization: Any, basis: Array) -> None:
