@@ -42,6 +42,9 @@ from station.succession import Succession
 
 LATENCY_WINDOW = 6_000
 """Newest latencies behind the percentiles in `health`: a minute at a hundred frames a second."""
+OUT_OF_ORDER_S = 1.0
+"""By so much a frame may have been captured before the one in front of it: a stream's times of capture are estimated.
+What held earlier is let go of, since each model that was loaded anew takes ten and more megabytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,6 +316,7 @@ class CameraLine:
         """Judge a frame by what held when it was captured, and keep its picture where one is wanted."""
         with self._lock:
             held = self._succession.at(frame.capture.captured_monotonic_s)
+            self._succession.forget(frame.capture.captured_monotonic_s - OUT_OF_ORDER_S)
         if held.between:
             frame = replace(frame, capture=replace(frame.capture, fault=Reason.CHANGEOVER))
         change = self.control.threshold

@@ -12,7 +12,8 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 KEPT = 256
-"""Newest changes that are remembered; what was captured before them is taken for between two things."""
+"""Newest changes that are remembered; what was captured before them, or before what was forgotten, is taken for between
+two things."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,11 @@ class Succession(Generic[T]):
         if place < 0:
             return Held(self._held[0].thing, between=True)
         return self._held[place]
+
+    def forget(self, before_s: float) -> None:
+        """Nothing that was captured before this time is asked for any more: let go of what held until then."""
+        gone = max(0, bisect_right(self._times_s, before_s) - 1)
+        del self._times_s[:gone], self._held[:gone]
 
     def _append(self, at_s: float, held: Held[T]) -> None:
         # A clock that gives the same time twice must not bring the order into disorder.

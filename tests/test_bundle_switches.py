@@ -21,6 +21,7 @@ from station.messages import SwitchResult, Verb
 
 ACTIVATIONS = 50 if LONG else 4
 RATE_FPS = 50.0 if LONG else 20.0
+SLOWEST_MS = 250.0
 
 
 @pytest.mark.fault
@@ -86,6 +87,5 @@ rate_fps = {RATE_FPS}
             "verdict, slowest ms": latencies[-1],
         },
     )
-    if LONG:
-        # A machine that cannot keep up without any switch says nothing about the switches.
-        assert latencies[-1] < max(250, 2 * before[-1])
+    # What another program on this machine takes from a short run is not the station's.
+    assert not LONG or latencies[-1] <= SLOWEST_MS

@@ -1,6 +1,8 @@
 """Products: their settings, their rules, and what holds when."""
 
+import gc
 import math
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -249,6 +251,34 @@ def test_what_held_when_is_what_was_told_then(steps: list[tuple[float, bool]]) -
             else:
                 _, thing, between = max((s for s in enumerate(spans) if s[1][0] <= moment), key=lambda s: s[0])[1]
                 assert (succession.at(moment).thing, succession.at(moment).between) == (thing, between)
+
+
+@given(st.integers(0, 40), st.floats(-1, 100))
+def test_what_nobody_asks_for_any_more_is_let_go_of(changes: int, before: float) -> None:
+    whole, short = Succession("0"), Succession("0")
+    for number in range(changes):
+        for one in (whole, short):
+            one.begin(2.0 * number)
+            one.complete(2.0 * number + 1.0, f"{number + 1}")
+    short.forget(before)
+    for quarter in range(int(4 * before), 4 * 100):
+        assert short.at(max(before, quarter / 4)) == whole.at(max(before, quarter / 4))
+
+
+def test_a_thing_that_was_let_go_of_can_be_collected() -> None:
+    class Thing:
+        pass
+
+    succession = Succession(Thing())
+    former = weakref.ref(succession.newest.thing)
+    succession.begin(1.0)
+    succession.complete(2.0, Thing())
+    succession.forget(1.9)
+    gc.collect()
+    assert former() is not None
+    succession.forget(2.0)
+    gc.collect()
+    assert former() is None
 
 
 def test_a_change_is_begun_once_and_ended_once() -> None:

@@ -81,6 +81,9 @@ def test_a_verdict_on_the_wire_looks_like_this() -> None:
         "evidence": None,
         "process": {},
         "override": [],
+        "product": None,
+        "changeover": None,
+        "allowed": [],
     }
 
 

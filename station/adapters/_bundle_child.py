@@ -8,13 +8,6 @@ let in and will load.
 import os
 import sys
 
-from station.adapters.litert_model import load_model
-from station.adapters.litert_step import load_step_model
-from station.bundle_file import head_of, open_members
-from station.errors import ModelError
-from station.manifest import open_bundle
-from station.process_bundle import open_process_bundle
-
 _NICENESS = 10
 """The line's own work goes first."""
 
@@ -22,6 +15,14 @@ _NICENESS = 10
 def main() -> int:
     """Try the bundle."""
     os.nice(_NICENESS)
+    # To load these takes a core for about a second, more than all that follows: not at the station's own priority.
+    from station.adapters.litert_model import load_model  # noqa: PLC0415
+    from station.adapters.litert_step import load_step_model  # noqa: PLC0415
+    from station.bundle_file import head_of, open_members  # noqa: PLC0415
+    from station.errors import ModelError  # noqa: PLC0415
+    from station.manifest import open_bundle  # noqa: PLC0415
+    from station.process_bundle import open_process_bundle  # noqa: PLC0415
+
     origin, threads = sys.argv[1], int(sys.argv[2])
     data = sys.stdin.buffer.read()
     try:
