@@ -72,7 +72,7 @@ class OrderLine:
                 if isinstance(item, SourceEvent):
                     self._tell("down", (item.reason or "away") if item.state is SourceStateName.DOWN else None)
                 elif item is not None:
-                    self._ordered(_order_in(item) if isinstance(item, Readings) else item)
+                    self._ordered(order_in(item) if isinstance(item, Readings) else item)
 
     def _ordered(self, order: Ordered) -> None:
         self._tell("unreadable", order.fault)
@@ -107,8 +107,8 @@ class OrderLine:
         self._faults.set(f"orders {self.name}", told)
 
 
-def _order_in(row: Readings) -> Ordered:
-    """What a register holds that names a product by its number."""
+def order_in(row: Readings) -> Ordered:
+    """The order in what a register holds that names a product by its number."""
     if row.reasons:
         return Ordered(None, "; ".join(row.reasons.values()))
     (value,) = row.values

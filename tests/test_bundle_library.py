@@ -255,6 +255,27 @@ bundle = "process.bundle"
     assert "in slot process.oven: oven 1" in said
 
 
+def test_a_bundle_of_another_task_judges_only_where_that_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    variant(tmp_path / "parts.bundle", "1", name="parts", task="classify")
+    where = configured(tmp_path, '[model]\nbundle = "parts.bundle"')
+    assert main(["bundle", "install", *where, str(SHIPPED_BUNDLE)]) == 0
+    capsys.readouterr()
+    assert main(["bundle", "activate", *where, "boards"]) == 3
+    refused = "has the task detect, slot model judges with the task classify; --other-task (other_task) allows it"
+    assert refused in capsys.readouterr().err
+    assert BundleLibrary(tmp_path / "data", None, 1).index().active("model") is None
+    assert main(["bundle", "activate", *where, "boards", "--other-task"]) == 0
+    assert BundleLibrary(tmp_path / "data", None, 1).index().active("model") == SHIPPED
+    # From now on that is the former one; a version of the same task needs no word.
+    assert main(["bundle", "install", *where, str(variant(tmp_path / "2.bundle", "2"))]) == 0
+    assert main(["bundle", "activate", *where, "boards:2"]) == 0
+    assert main(["bundle", "rollback", *where]) == 0
+    answers = [wire.decode(Response, row.message.payload) for row in export(tmp_path / "data" / "journal.sqlite")]
+    assert [one.accepted for one in answers if one.verb == "activate-bundle"] == [False, True, True]
+
+
 def test_the_key_may_be_a_credential_of_the_service(tmp_path: Path) -> None:
     settings = BundleSettings(key_credential="bundle-key", encrypt=True)
     assert settings.read_key({}) is None

@@ -14,9 +14,12 @@ from pymodbus.client import ModbusTcpClient
 from requester import Requester
 from test_station import eventually, has_verdicts, running, statuses, verdicts
 
+from station.adapters.embedded_broker import free_port
 from station.adapters.product_file import FILE
+from station.commands.exit_codes import ExitCode
+from station.commands.looks import orders
 from station.messages import ChangeoverResult, Origin, Outcome, Reason, Response, Verdict
-from station.settings import SHIPPED_BUNDLE
+from station.settings import SHIPPED_BUNDLE, from_document
 from station.wire import decode
 
 CAMERA = {"kind": "simulated", "rate_fps": 20.0}
@@ -203,11 +206,11 @@ NUMBERED = {"bolt": {"number": 1}, "nut": {"number": 2}, "7": {"number": 9}}
 
 
 def test_a_topic_of_the_plant_calls_for_a_product_by_name_or_number(tmp_path: Path) -> None:
-    orders = {"changeover": {"mqtt": {"topic": "plant/order", "path": "job.product"}}, "commands": {}}
+    by_topic = {"changeover": {"mqtt": {"topic": "plant/order", "path": "job.product"}}, "commands": {}}
     with (
         Mosquitto(tmp_path) as broker,
         Listener(broker.port) as listener,
-        running(tmp_path, {**document(broker.port, NUMBERED), **orders}),
+        running(tmp_path, {**document(broker.port, NUMBERED), **by_topic}),
     ):
 
         def order(text: str) -> None:
@@ -264,3 +267,35 @@ def test_a_register_calls_for_a_product_by_number(tmp_path: Path) -> None:
             plc.kill()
             listener.wait_until(lambda got: "orders modbus" in faults(got))
             assert verdicts(listener.received)[-1].product == "bolt"
+
+
+def test_check_reaches_what_may_call_for_a_product(tmp_path: Path) -> None:
+    def findings(port: int, embedded: bool = False, **changeover: Any) -> list[tuple[str, ExitCode]]:
+        broker = {"embedded": True} if embedded else {"port": port}
+        wanted = {**document(port, NUMBERED), "broker": broker, "changeover": changeover}
+        found = orders(from_document(wanted, "station.toml", tmp_path, {}), running=False)
+        return [(one.line, one.code) for one in found]
+
+    def register(port: int, address: int) -> dict[str, Any]:
+        points = {"product": {"address": address}}
+        return {"kind": "modbus_tcp", "host": "127.0.0.1", "port": port, "unit_id": PLC, "points": points}
+
+    topic = {"topic": "plant/order"}
+    with Mosquitto(tmp_path) as broker, ModbusServer() as plc, ModbusTcpClient("127.0.0.1", port=plc.port) as program:
+        assert not program.write_registers(0, [2, 3], device_id=PLC).isError()
+        reached = ("ok    orders mqtt: topic plant/order: reached, waits for orders", ExitCode.OK)
+        by = f"orders modbus: register 127.0.0.1:{plc.port} holding"
+        called = (f"ok    {by} 0: calls for nut", ExitCode.OK)
+        assert findings(broker.port, mqtt=topic, modbus=register(plc.port, 0)) == [reached, called]
+        ((line, code),) = findings(broker.port, modbus=register(plc.port, 1))
+        assert (line.partition(" calls")[0], code) == (f"WRONG {by} 1:", ExitCode.SENSORS)
+        assert "calls for '3', which is no product; there are 1 = bolt, 2 = nut, 9 = 7" in line
+        ((line, code),) = findings(broker.port, modbus=register(plc.port, 40))
+        assert (code, "illegal data address" in line) == (ExitCode.SENSORS, True)
+        ((line, code),) = findings(0, embedded=True, mqtt=topic)
+        assert (code, "embedded broker, which runs only within the station" in line) == (ExitCode.OK, True)
+        plc.kill()
+        ((line, code),) = findings(broker.port, modbus=register(plc.port, 0))
+        assert (code, line.startswith(f"WRONG {by} 0: ")) == (ExitCode.SENSORS, True)
+    ((line, code),) = findings(free_port(), mqtt=topic)
+    assert (code, "Connection refused" in line) == (ExitCode.SENSORS, True)

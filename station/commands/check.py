@@ -47,5 +47,6 @@ def _findings(path: Path, *, offline: bool) -> Iterator[Finding]:
         yield from looks.cameras(settings, running=running)
         yield looks.broker(settings, running=running)
         yield from looks.sensors(settings, running=running)
+        yield from looks.orders(settings, running=running)
         yield from looks.part_ids(settings, running=running)
         yield from looks.rejects(settings, running=running)

@@ -57,6 +57,8 @@ def _findings(path: Path) -> Iterator[Finding]:
         yield from looks.cameras(settings, running=running)
         yield looks.broker(settings, running=running)
         yield from looks.sensors(settings, running=running)
+        yield from looks.orders(settings, running=running)
+        yield from looks.part_ids(settings, running=running)
         yield from looks.rejects(settings, running=running)
 
 

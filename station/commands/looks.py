@@ -25,6 +25,7 @@ from station.commands.assembly import (
 )
 from station.commands.camera_factory import make_camera
 from station.commands.exit_codes import ExitCode
+from station.commands.order_factory import MODBUS, MQTT, make_orders
 from station.commands.part_id_factory import make_part_id_source
 from station.commands.sensor_factory import StationBroker, make_reject, make_sensors
 from station.errors import (
@@ -39,7 +40,8 @@ from station.errors import (
     SensorError,
 )
 from station.manifest import Manifest
-from station.messages import CameraEvent, CameraStateName, Capture, Frame, Reason, SourceStateName
+from station.messages import CameraEvent, CameraStateName, Capture, Frame, Ordered, Reason, SourceStateName
+from station.order_line import order_in
 from station.part_id_messages import SeenId
 from station.part_id_settings import JoinedPartId, ModbusRtuPartId, MqttPartId, PartIdSettings
 from station.process import channels_of, step_of
@@ -278,6 +280,66 @@ def _check_part_ids(name: str, wanted: PartIdSettings, settings: Settings) -> st
                 case _:
                     continue
     raise SensorError(f"no answer within {SENSORS_WITHIN_S:g} s")
+
+
+def orders(settings: Settings, *, running: bool) -> Iterator[Finding]:
+    """Reach the topic and the register that may call for a product; `running`: a station holds what only one may."""
+    wanted = settings.changeover
+    if (topic := wanted.mqtt) is not None:
+        of_station = topic.broker is None and settings.broker.embedded
+        yield _orders(MQTT, settings, held=running and of_station, unseen=of_station)
+    if (register := wanted.modbus) is not None:
+        yield _orders(MODBUS, settings, held=running and isinstance(register, ModbusRtuSensors), unseen=False)
+
+
+def _orders(name: str, settings: Settings, *, held: bool, unseen: bool) -> Finding:
+    what = f"orders {name}"
+    if held:
+        return Finding(what, "held by the running station, whose topic `status` tells how they do")
+    if unseen:
+        return Finding(what, "come through the embedded broker, which runs only within the station", advice=True)
+    return _look(what, ExitCode.SENSORS, functools.partial(_check_orders, name, settings))
+
+
+def _check_orders(name: str, settings: Settings) -> str:
+    """Wait until a source of orders is reached; from a register, for the number that it holds.
+
+    Raises:
+        SensorError: it was not within `SENSORS_WITHIN_S`, or what the register holds is no product's number.
+    """
+    source, by = make_orders(settings.changeover, _broker_to_look_at(settings))[name]
+    clock = SystemClock()
+    with source:
+        until_s = clock.monotonic_s() + SENSORS_WITHIN_S
+        while clock.monotonic_s() < until_s:
+            match source.read(0.2):
+                case Readings() as row:
+                    return _product_called(by, order_in(row), settings)
+                case Ordered() as order:
+                    return _product_called(by, order, settings)
+                case SourceEvent(state=SourceStateName.DOWN) as event:
+                    raise SensorError(f"{by}: {event.reason or 'delivers nothing'}")
+                case SourceEvent(state=SourceStateName.RUNNING) if name == MQTT:
+                    return f"{by}: reached, waits for orders"
+                case _:
+                    continue
+    raise SensorError(f"{by}: no answer within {SENSORS_WITHIN_S:g} s")
+
+
+def _product_called(by: str, order: Ordered, settings: Settings) -> str:
+    """The product that an order calls for.
+
+    Raises:
+        SensorError: there is no such product.
+    """
+    if order.what is None:
+        raise SensorError(f"{by}: {order.fault or 'cannot be read'}")
+    numbers = {str(product.number): name for name, product in settings.product.items() if product.number is not None}
+    product = order.what if order.what in settings.product else numbers.get(order.what)
+    if product is None:
+        numbered = ", ".join(f"{number} = {name}" for number, name in numbers.items()) or "no numbers"
+        raise SensorError(f"{by}: calls for {order.what!r}, which is no product; there are {numbered}")
+    return f"{by}: calls for {product}"
 
 
 def _broker_to_look_at(settings: Settings) -> StationBroker:
