@@ -270,11 +270,13 @@ class Adjustment:
 
     Attributes:
         controls: all that are to hold.
+        must: they are not refused: the camera delivers nothing until it takes them.
         done: they hold, and were read back.
         refused: why they do not; those before hold again.
     """
 
     controls: Mapping[str, float]
+    must: bool = False
     done: bool = False
     refused: str | None = None
 

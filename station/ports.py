@@ -83,8 +83,10 @@ class FrameSource(Resource, Protocol):
     def depth(self) -> int:
         """Frames captured and numbered, but not yet returned by `read`; may be asked from another thread."""
 
-    def adjust(self, controls: Mapping[str, float]) -> Adjustment:
+    def adjust(self, controls: Mapping[str, float], *, must: bool = False) -> Adjustment:
         """Have the camera take these controls and read them back; from another thread. A refusal leaves it as it was.
+
+        Controls that `must` be taken are not refused: nothing is captured until they are.
 
         What is captured is never under controls that are neither the former nor these.
         """

@@ -9,9 +9,13 @@ ahead, each first in a process of its own, so that a changeover loads nothing::
                                                            on is `unknown` (changeover)
     CHANGING   the cameras have taken their controls       noted for the next start, then each       RUNNING, new one
                                                            camera judges with the new product
-    CHANGING   a camera has not                            the others are set back; what is          RUNNING, former one
-                                                           captured from now on is judged again
-    CHANGING   order                                       waits for the end of this changeover      CHANGING
+    CHANGING   a camera has not                            all are set back; those that had nothing  BACK
+                                                           to set are judged again
+    BACK       a camera has its former controls            what it captures from now on is judged    BACK
+                                                           again
+    BACK       the last one has, or it takes too long      answered: refused                         RUNNING, former one
+    CHANGING,  order                                       waits for the end of this changeover      as it was
+    BACK
 
 A frame is judged by what held when it was captured, however long it waited (`station.succession`). The thread that
 looks at commands changes over; one other thread loads ahead.
@@ -20,7 +24,7 @@ looks at commands changes over; one other thread loads ahead.
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from uuid import UUID
 
 from station.bundle_desk import BundleDesk
@@ -45,9 +49,19 @@ CHANGE_WITHIN_S = 60.0
 """A changeover that takes longer is given up: a bundle that is still loaded, a camera that must be opened anew."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Change:
-    """A changeover under way."""
+    """A changeover under way.
+
+    Attributes:
+        product: what is to run.
+        former: what ran before.
+        command, by: who wants it.
+        began_s: when it began, or when it began to go back.
+        adjusting: the cameras that take other controls.
+        failed: why it goes back; None: it does not.
+        back: of those, the ones that do not have their former controls yet.
+    """
 
     product: str
     former: str
@@ -55,6 +69,8 @@ class _Change:
     by: str | None
     began_s: float
     adjusting: Mapping[str, Adjustment]
+    failed: Refusal | None = None
+    back: dict[str, Adjustment] = field(default_factory=dict)
 
 
 class ProductLine:
@@ -119,7 +135,7 @@ class ProductLine:
             part = line.part.products[self._current]
             line.use(Setup(None, part.recipe, controls=part.controls))
             if part.controls:
-                line.part.source.adjust(part.controls)
+                line.part.source.adjust(part.controls, must=True)
             self._load(line)
 
     def load_missing(self) -> None:
@@ -303,12 +319,21 @@ class ProductLine:
                     self._faults.set(PRODUCT, None)
                     return ChangeoverResult(product=product, former=product, took_ms=0.0)
                 change = self._begin(product, command, request.by)
+            if change.failed is not None:
+                self._look_back(change, change.failed)
+                return None
             try:
                 return self._look(change)
+            except Refusal as exc:
+                self._go_back(change)
+                change.failed = exc
+                self._look_back(change, exc)
+                return None
             except Exception:
-                # Unless it was given up in order already: whatever it is, the line must not stay between two products.
+                # Whatever it is, the line must not stay between two products.
                 if self._change is change:
-                    self._abandon(change)
+                    self._go_back(change)
+                    self._end(change)
                 raise
 
         done = advance()
@@ -353,17 +378,17 @@ class ProductLine:
         """See how far the changeover is; None: not everything is ready yet.
 
         Raises:
-            Refusal: it failed, and the former product judges again.
+            Refusal: it failed, and the line must go back.
         """
         loading = False
         for line in self._lines.values():
             if why := self._why_not_had(line, change.product):
-                raise self._failed(change, why)
+                raise self._refused(change.product, change.former, why)
             with self._lock:
                 loading |= (line.name, line.part.products[change.product].bundle) not in self._models
         refused = [f"camera {name}: {one.refused}" for name, one in change.adjusting.items() if one.refused]
         if refused:
-            raise self._failed(change, "; ".join(refused))
+            raise self._refused(change.product, change.former, "; ".join(refused))
         waiting = [
             f"camera {name} has not taken its controls" for name, one in change.adjusting.items() if not one.done
         ]
@@ -372,7 +397,8 @@ class ProductLine:
         if not waiting:
             return self._complete(change)
         if self._clock.monotonic_s() - change.began_s > CHANGE_WITHIN_S:
-            raise self._failed(change, f"within {CHANGE_WITHIN_S:g} s {' and '.join(waiting)}")
+            why = f"within {CHANGE_WITHIN_S:g} s {' and '.join(waiting)}"
+            raise self._refused(change.product, change.former, why)
         return None
 
     def _complete(self, change: _Change) -> ChangeoverResult:
@@ -399,24 +425,40 @@ class ProductLine:
         self._changed()
         return ChangeoverResult(product=change.product, former=change.former, took_ms=took_ms)
 
-    def _failed(self, change: _Change, why: str) -> Refusal:
-        """Judge with the former product again."""
-        self._abandon(change)
-        return self._refused(change.product, change.former, why)
-
     def _refused(self, product: str, former: str, why: str) -> Refusal:
         told = f"the changeover to {product} failed and {former} goes on: {why}"
         self._faults.set(PRODUCT, told)
         return Refusal(told)
 
-    def _abandon(self, change: _Change) -> None:
+    def _go_back(self, change: _Change) -> None:
+        """Have the cameras take their former controls again; those that had none to take are judged at once."""
+        change.began_s = self._clock.monotonic_s()
+        for name, line in self._lines.items():
+            if name in change.adjusting:
+                # One that cannot go back is closed and opened anew until it can: it delivers nothing until then.
+                controls = line.part.products[self._current].controls
+                change.back[name] = line.part.source.adjust(controls, must=True)
+            else:
+                line.abandon_changeover()
+
+    def _look_back(self, change: _Change, failed: Refusal) -> None:
+        """See how far the cameras are on their way back; a picture under other controls is not judged meanwhile.
+
+        Raises:
+            Refusal: the former product judges again.
+        """
+        for name in [name for name, one in change.back.items() if one.done]:
+            del change.back[name]
+            self._lines[name].abandon_changeover()
+        if not change.back or self._clock.monotonic_s() - change.began_s > CHANGE_WITHIN_S:
+            self._end(change)
+            raise failed
+
+    def _end(self, change: _Change) -> None:
+        """End a changeover that failed; a camera that is not back by now delivers nothing until it is."""
         self._change = None
-        # A camera that cannot go back is closed and opened anew until it can: it delivers nothing until then.
-        for name in change.adjusting:
-            source = self._lines[name].part.source
-            source.adjust(self._lines[name].part.products[self._current].controls)
-        for line in self._lines.values():
-            line.abandon_changeover()
+        for name in change.back:
+            self._lines[name].abandon_changeover()
 
 
 def _misfit(part: CameraProduct, loaded: LoadedModel) -> str | None:

@@ -4,8 +4,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,6 +16,7 @@ from station.adapters.camera_process import CameraProcess
 from station.adapters.system_clock import SystemClock
 from station.errors import CameraError, EndOfStream
 from station.messages import CameraEvent, CameraStateName, Capture, Frame, Pixels
+from station.settings import DeviceCamera
 
 CLOCK = SystemClock()
 
@@ -88,6 +89,66 @@ class CountingCamera:
 def counting(resume_after: str | None = None, **options: Any) -> CountingCamera:
     """Factory for `CameraProcess`."""
     return CountingCamera(resume_after=resume_after, **options)
+
+
+@dataclass
+class AdjustableCamera(CountingCamera):
+    """A device with controls; the source of each picture tells those that it was taken under.
+
+    Attributes:
+        controls: set at each opening, as the table of a device's camera says.
+        largest: a file with the largest value that the device takes; it keeps what it had where more is asked for.
+        trigger: a file for each picture, removed when it was taken; None: no trigger is waited for.
+    """
+
+    controls: Mapping[str, float] = field(default_factory=dict)
+    largest: Path | None = None
+    trigger: Path | None = None
+    _now: dict[str, float] = field(default_factory=dict, init=False)
+
+    def __enter__(self) -> Self:
+        self._now = dict(self.controls)
+        return super().__enter__()
+
+    def adjust(self, controls: Mapping[str, float]) -> None:
+        largest = float(self.largest.read_text()) if self.largest is not None else float("inf")
+        self._now.update({name: value for name, value in controls.items() if value <= largest})
+        if refused := [
+            f"{name} = {value:g} (reads {self._now[name]:g})"
+            for name, value in controls.items()
+            if self._now[name] != value
+        ]:
+            raise CameraError(f"controls did not take their values: {'; '.join(refused)}")
+
+    def read(self) -> Capture:
+        while self.trigger is not None and not self.trigger.exists():
+            threading.Event().wait(0.005)
+        taken = super().read()
+        if self.trigger is not None:
+            self.trigger.unlink()
+        return replace(taken, source=shown(self._now))
+
+
+def shown(controls: Mapping[str, float]) -> str:
+    """What the pictures of an `AdjustableCamera` have as their source under these controls."""
+    return ", ".join(f"{name} {value:g}" for name, value in sorted(controls.items()))
+
+
+def adjustable(**options: Any) -> AdjustableCamera:
+    """Factory for `CameraProcess`."""
+    return AdjustableCamera(**options)
+
+
+def adjustable_device(settings: DeviceCamera, *, resume_after: str | None = None) -> AdjustableCamera:
+    """In the place of `make_camera`: the device is a folder, where `largest` may stand."""
+    assert resume_after is None
+    folder = Path(str(settings.device))
+    return AdjustableCamera(
+        rate_fps=settings.rate_fps or 0.0,
+        shape=(192, 192),
+        controls={str(name): value for name, value in settings.controls.items()},
+        largest=folder / "largest",
+    )
 
 
 @dataclass

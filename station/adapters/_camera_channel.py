@@ -80,6 +80,7 @@ class Job:
         shape: of the camera's pictures before, when the child replaces another one; None at the beginning.
         cpus: processors to run on; None keeps what was inherited.
         controls: of the camera, set each time it was opened, over those that the factory sets; None: none.
+        order: what the camera is to be set to in place of those; None: nothing.
     """
 
     camera: str
@@ -90,14 +91,22 @@ class Job:
     shape: tuple[int, ...] | None
     cpus: frozenset[int] | None
     controls: Mapping[str, float] | None = None
+    order: "Adjust | None" = None
 
 
 @dataclass(frozen=True, slots=True)
 class Adjust:
-    """A message to the child: set these controls and read them back."""
+    """A message to the child: set these controls and read them back.
+
+    Attributes:
+        number: of the order; `Adjusted` gives it back.
+        controls: all that are to hold.
+        must: where they are refused, those before may not hold: the camera is closed and opened until it takes them.
+    """
 
     number: int
     controls: Mapping[str, float]
+    must: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,7 +74,8 @@ class _Child:
         self._due_s = 0.0
         self._failures = 0
         self._controls = job.controls
-        self._orders: deque[Adjust] = deque()
+        self._orders: deque[Adjust] = deque([job.order] if job.order is not None else [])
+        self._order: Adjust | None = None
         self._settling: tuple[Adjusted, int] | None = None
 
     def run(self) -> None:
@@ -100,14 +101,12 @@ class _Child:
         self._words.opening(time.monotonic())
         factory = self._job.factory
         camera = factory(resume_after=self._resume_after) if self._plan.resumes else factory()
-        order = self._newest_order()
         with camera:
-            if self._controls:
-                _set(camera, self._controls)
+            told = self._set_on_opening(camera)
             self._words.idle()
             self._send_patiently(Opened())
-            if order is not None:
-                self._send_patiently(Adjusted(order.number, None))
+            if told is not None:
+                self._send_patiently(told)
             try:
                 self._capture(camera)
             finally:
@@ -123,36 +122,59 @@ class _Child:
             self._hand_on(capture)
             self._settle()
 
-    def _newest_order(self) -> Adjust | None:
-        """Before the camera is opened: what it is to be set to, if that is another thing than before."""
-        self._settling = None
-        order = None
+    def _set_on_opening(self, camera: Camera) -> Adjusted | None:
+        """Set what was ordered last, else what held before; return what to tell the station when the camera is open.
+
+        Raises:
+            CameraError: the controls cannot be set; what was ordered is tried again at the next opening.
+        """
         while self._orders:
-            order = self._orders.popleft()
-            self._controls = order.controls
-        return order
+            self._order, self._settling = self._orders.popleft(), None
+        # Set before the last session ended, and set again below: nothing is left to settle.
+        told, self._settling = self._settling[0] if self._settling is not None else None, None
+        if (order := self._order) is not None:
+            told = self._carry_out(camera, order)
+        elif self._controls:
+            _set(camera, self._controls)
+        return told
 
     def _adjust(self, camera: Camera) -> None:
         """Set the controls that were ordered; those before hold again where they are refused.
 
         Raises:
-            CameraError: neither can be set.
+            CameraError: neither can be set; the next opening goes on with it.
         """
         while self._orders:
-            order = self._orders.popleft()
+            self._order, self._settling = self._orders.popleft(), None
             self._words.opening(time.monotonic())
-            try:
-                _set(camera, order.controls)
-            except CameraError as exc:
-                self._send_patiently(Adjusted(order.number, str(exc)))
-                if self._controls:
-                    _set(camera, self._controls)
-            else:
-                self._controls = order.controls
-                # A sensor takes a frame or two to do what its registers say. A trigger would not come for their sake.
-                self._settling = (Adjusted(order.number, None), SETTLING_FRAMES if self._plan.watch_reads else 0)
-                self._settle(0)
+            told = self._carry_out(camera, self._order)
+            # A sensor takes a frame or two to do what its registers say. A trigger would not come for their sake.
+            self._settling = (told, SETTLING_FRAMES if self._plan.watch_reads else 0)
+            self._settle(0)
             self._words.idle()
+
+    def _carry_out(self, camera: Camera, order: Adjust) -> Adjusted:
+        """Set what is ordered, or what held before where that is refused.
+
+        Raises:
+            CameraError: neither can be set, or what is ordered must be: the camera is to be opened anew.
+        """
+        try:
+            _set(camera, order.controls)
+        except CameraError as exc:
+            if order.must:
+                raise
+            told = Adjusted(order.number, str(exc))
+            self._order, self._settling = None, (told, 0)
+            if self._controls is None:
+                # What the factory sets holds again when the camera is opened anew.
+                raise
+            _set(camera, self._controls)
+        else:
+            told = Adjusted(order.number, None)
+            self._order, self._controls = None, order.controls
+        self._settling = None
+        return told
 
     def _settle(self, frames: int = 1) -> None:
         if self._settling is None:

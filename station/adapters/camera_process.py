@@ -203,12 +203,13 @@ class CameraProcess:
         """Capture no more; `read` returns what was captured and then a STOPPED event, within a second."""
         self._finish_requested = True
 
-    def adjust(self, controls: Mapping[str, float]) -> Adjustment:
+    def adjust(self, controls: Mapping[str, float], *, must: bool = False) -> Adjustment:
         """Have the camera take these controls and read them back, in its process; from another thread.
 
-        A refusal leaves the former ones in force. Where the driver waits for a trigger, the camera is opened anew.
+        A refusal leaves the former ones in force, unless these `must` be taken: then the camera is closed and opened
+        again until it takes them. Where the driver waits for a trigger, the camera is opened anew.
         """
-        asked = Adjustment(controls)
+        asked = Adjustment(controls, must)
         self._asked.append(asked)
         return asked
 
@@ -341,11 +342,11 @@ class CameraProcess:
         """Hand on what was asked for, and open a camera anew whose driver does not come back for it."""
         child = self._child
         if self._take_asked():
-            assert self._adjusting is not None
+            assert self._order is not None
             if child is not None:
                 # One that ends in this moment is replaced by one that opens with the controls.
                 with suppress(OSError):
-                    send(child.channel, Adjust(self._adjust_number, self._adjusting.controls))
+                    send(child.channel, self._order)
         elif (
             self._adjusting is not None
             and child is not None
@@ -367,6 +368,12 @@ class CameraProcess:
         self._adjust_until_s = self._clock.monotonic_s() + _ADJUST_WITHIN_S
         return True
 
+    @property
+    def _order(self) -> Adjust | None:
+        """What the child is to do for whoever asked last; None: it has done all."""
+        asked = self._adjusting
+        return Adjust(self._adjust_number, asked.controls, asked.must) if asked is not None else None
+
     def _adjusted(self, told: Adjusted) -> None:
         if self._adjusting is None or told.number != self._adjust_number:
             return
@@ -378,8 +385,6 @@ class CameraProcess:
             done.refused = told.refused
 
     def _opened(self, child: _Child) -> None:
-        if child.opens_with is not None and child.opens_with is self._adjusting:
-            self._adjusted(Adjusted(self._adjust_number, None))
         if not self._plan.watch_reads:
             self._running(child)
 
@@ -395,7 +400,8 @@ class CameraProcess:
             self._resume_after,
             self._shape,
             _other_cpus(),
-            self._adjusting.controls if self._adjusting is not None else self._controls,
+            self._controls,
+            self._order,
         )
         first_message = encode(job)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
