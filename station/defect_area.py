@@ -96,7 +96,7 @@ def _difference(seen: Values, reference: Values | None, frame: npt.NDArray[np.bo
         spread = 1.4826 * float(np.median(np.abs(rest[used] - np.median(rest[used]))))
         used = np.abs(rest) <= max(3 * spread, 1.0)
     y, x = np.mgrid[: seen.shape[0], : seen.shape[1]]
-    # Rounding to whole grey values alone makes a third of one (ISO 5725 speaks of the resolution's share).
+    # Rounding to whole grey values alone has a deviation of 1/√12.
     noise = max(float(rest[used].std()), float(np.quantile(np.abs(rest), 0.9)) / 2, 12**-0.5)
     return np.asarray(values - (plane[0] + plane[1] * x + plane[2] * y), np.float32), noise
 

@@ -29,6 +29,8 @@ _LEAST_INERTIA = 0.08
 """A circle that is seen more oblong than 3.5 to 1 is none; the bar below the target must not be taken for one."""
 _LIKE = 1.6
 """Circles of one target differ by less than this in diameter, also when it is tilted."""
+_MANY = 400
+"""With more candidates OpenCV's graph of neighbours takes seconds and, with noise, minutes; clustering stays fast."""
 _STRETCHES = (1.0, 0.5, 2.0, 0.7, 1.4, 0.33, 3.0)
 """How much a picture with oblong pixels is stretched along its lines before the target is looked for in it."""
 
@@ -67,7 +69,8 @@ class Target:
             raise CalibrationError(f"target: sizes of {self.pitch_mm:g} and {self.dot_mm:g} mm; both must be above 0")
         if self.kind == "asymmetric" and self.rows % 2 == 0:
             raise CalibrationError(
-                f"target of {self.rows} rows: an asymmetric grid with an even number looks the same both ways"
+                f"target of {self.rows} rows: an asymmetric grid with an even number of rows looks the same both ways; "
+                "take an odd one"
             )
         free = self.pitch_mm if self.kind != "asymmetric" else self.pitch_mm * math.sqrt(2)
         if self.dot_mm >= free * 0.95:
@@ -201,7 +204,8 @@ def _find_circles(target: Target, grey: Pixels) -> tuple[Points, Points] | None:
     points = [blob.pt for blob in blobs if usual / _LIKE < blob.size < usual * _LIKE]
     candidates = np.asarray(points, np.float32).reshape(-1, 1, 2)
     form = cv2.CALIB_CB_SYMMETRIC_GRID if target.kind == "circles" else cv2.CALIB_CB_ASYMMETRIC_GRID
-    for way in (0, cv2.CALIB_CB_CLUSTERING):
+    ways = (0, cv2.CALIB_CB_CLUSTERING) if len(points) <= _MANY else (cv2.CALIB_CB_CLUSTERING,)
+    for way in ways:
         # Without a detector it takes the points themselves, which its type stubs do not know.
         is_found, centres = cv2.findCirclesGrid(  # type: ignore[call-overload]
             candidates, (target.columns, target.rows), form | way, None, cv2.CirclesGridFinderParameters()
