@@ -337,6 +337,8 @@ class CameraLine:
 
     def _tell_calibration(self) -> None:
         self._faults.set(f"calibration {self.name}", self._inspector.calibration_problem)
+        lacks = None if self._inspector.has_scale else self.setup.recipe.without_scale(self.name)
+        self._faults.set(f"product rules {self.name}", lacks)
 
     def _hand_over(self, verdicts: Sequence[Verdict]) -> None:
         """Put verdicts on their way and into the account; nothing changes them any more."""

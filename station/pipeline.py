@@ -151,6 +151,11 @@ class Inspector:
         """What of the camera's calibration does not fit, in one line; None: all is well, or there is none."""
         return self._calibration.problem if self._calibration is not None else None
 
+    @property
+    def has_scale(self) -> bool:
+        """Whether defects have an area in mm² now."""
+        return self._scale is not None
+
     def look_at_camera(self) -> None:
         """The camera was opened: see whether the calibration fits the one that hangs there now."""
         if self._calibration is not None and self._calibration.look():

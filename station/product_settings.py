@@ -28,16 +28,19 @@ class DefectRule(Section):
     max_area_px: Area | None = None
     """Covers defects of at most this area of their box, in pixels of the picture."""
     min_area_mm2: Area | None = None
-    """The same in mm²; the camera must be calibrated."""
+    """The same in mm²; each camera must name a calibration."""
     max_area_mm2: Area | None = None
-    """The same in mm²; the camera must be calibrated."""
+    """The same in mm²; each camera must name a calibration."""
     max_count: int | None = Field(default=None, ge=0)
     """So many in one picture are let pass, at most; default: any number."""
 
     @property
-    def needs_scale(self) -> bool:
-        """Whether only a calibrated camera can tell."""
-        return self.min_area_mm2 is not None or self.max_area_mm2 is not None
+    def in_mm2(self) -> str | None:
+        """The key, with its value, that only a camera with a scale can obey; None: there is none."""
+        for key, value in (("max_area_mm2", self.max_area_mm2), ("min_area_mm2", self.min_area_mm2)):
+            if value is not None:
+                return f"{key} = {value:g}"
+        return None
 
     @model_validator(mode="after")
     def _covers_something(self) -> Self:

@@ -56,6 +56,16 @@ class Recipe(Message):
                     f"product.{self.product}.{key}: bundle {bundle} has no class {label!r}; it has {', '.join(labels)}"
                 )
 
+    def without_scale(self, camera: str) -> str | None:
+        """What it means that this camera's scale is not known, in one line; None: no rule asks for it."""
+        keys = [f"allow.{name}.{rule.in_mm2}" for name, rule in self.allow.items() if rule.in_mm2 is not None]
+        if not keys:
+            return None
+        return (
+            f"product.{self.product}.{', '.join(keys)}: camera {camera} has no scale that fits; what only such a rule "
+            "lets pass counts as a defect; `station calibrate scale` makes one"
+        )
+
     def outside(self, width_px: int, height_px: int) -> str | None:
         """The region that a picture of this size does not hold, with what it needs; None: it holds them all."""
         for kind, regions in (("inspect", self.inspect), ("ignore", self.ignore)):

@@ -402,6 +402,13 @@ class Settings(Section):
                     f"{key}.controls.{control}: camera.{camera} must set controls.{control} as well, for the products "
                     "that do not; only a camera of the kind v4l2 has controls"
                 )
+        for name, rule in view.allow.items():
+            if rule.in_mm2 is not None and table.calibration is None:
+                raise ValueError(
+                    f"{key}.allow.{name}.{rule.in_mm2}: camera.{camera} names no calibration, so a pixel of it has no "
+                    f"size in mm; name what `station calibrate scale` writes in camera.{camera}.calibration, "
+                    f"or give {key}.camera.{camera} an `allow` of its own, without mm²"
+                )
         size = table.known_size_px()
         for name, region in view.regions():
             if size is not None and (fault := region.not_held(f"{key}.{name}", *size)):

@@ -181,18 +181,29 @@ def calibrations(settings: Settings) -> Iterator[Finding]:
     """See whether each camera's calibration can be read and fits its table."""
     for name, camera in settings.camera.items():
         if camera.calibration is not None:
-            yield _calibration(name, camera, camera.calibration, None)
+            yield from _calibration(name, camera, camera.calibration, None, _recipes(settings, name))
 
 
-def _calibration(name: str, settings: CameraSettings, folder: Path, seen: Capture | None) -> Finding:
-    """Whether a camera's calibration fits its table and, if there is one, its first picture."""
+def _recipes(settings: Settings, camera: str) -> list[Recipe]:
+    return [Recipe.of(product, table.of(camera)) for product, table in settings.product.items()]
+
+
+def _calibration(
+    name: str, settings: CameraSettings, folder: Path, seen: Capture | None, recipes: Iterable[Recipe]
+) -> Iterator[Finding]:
+    """Whether a camera's calibration fits its table and its first picture, if there is one, and serves the products."""
     what = f"calibration {name}"
     calibration = load_calibration(name, settings, folder)
     if seen is not None:
         calibration.see(seen)
     if calibration.problem is not None:
-        return Finding(what, calibration.problem, ExitCode.CALIBRATION)
-    return Finding(what, calibration.summary)
+        yield Finding(what, calibration.problem, ExitCode.CALIBRATION)
+    else:
+        yield Finding(what, calibration.summary)
+    if calibration.scale is None:
+        for recipe in recipes:
+            if lacks := recipe.without_scale(name):
+                yield Finding(f"product {recipe.product}, camera {name}", lacks, ExitCode.CALIBRATION)
 
 
 def cameras(settings: Settings, *, running: bool) -> Iterator[Finding]:
@@ -204,10 +215,10 @@ def cameras(settings: Settings, *, running: bool) -> Iterator[Finding]:
     """
     for name, camera in settings.camera.items():
         seen: list[Capture] = []
-        recipes = [Recipe.of(product, table.of(name)) for product, table in settings.product.items()]
+        recipes = _recipes(settings, name)
         yield from _camera(name, camera, seen, recipes, running=running)
         if camera.calibration is not None:
-            yield _calibration(name, camera, camera.calibration, seen[0] if seen else None)
+            yield from _calibration(name, camera, camera.calibration, seen[0] if seen else None, recipes)
 
 
 def _camera(
