@@ -6,7 +6,7 @@ Method, for a box of a picture:
    the frame of pixels around the box, fitted twice, the second time without what lies far from it.
 2. Difference from it. Its noise is the robust deviation on the frame. A frame that is itself uneven (tracks, print,
    texture) makes the noise so large that no defect stands out, and the box's area is what is left to say.
-3. Contrast: the median difference over the core of the defect, what reaches half of the contrast and is connected.
+3. Contrast: the mean difference over the core of the defect, what reaches half of the contrast and is connected.
 4. Area = the sum of all differences in and close around the defect, divided by the contrast: a pixel that is half
    covered counts half, and blur, which moves light and loses none, does not change the sum.
 
@@ -26,7 +26,8 @@ _APART_PX = 3
 """Pixels between the box and that frame: boxes are tight, and blur reaches beyond them."""
 _CLEAR = 5.0
 """A defect whose contrast is less than this many deviations of the background cannot be measured."""
-_SKIRT_PX = 3
+_SKIRT_PX = 2
+"""How far blur spreads the rim that still counts; each pixel more adds its noise."""
 _CORE_PX = 5
 _LARGEST_SIDE_PX = 1024
 """A larger box is shrunk before it is measured."""
@@ -119,7 +120,7 @@ def _area(difference: Values, noise: float, inner: npt.NDArray[np.bool_]) -> flo
         deep = cv2.erode(core.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
         core = deep if int(deep.sum()) >= _CORE_PX else core
         if int(core.sum()) >= _CORE_PX:
-            contrast = float(np.median(signed[core]))
+            contrast = float(signed[core].mean())
         else:
             contrast = float(np.sort(signed[defect])[-_CORE_PX:].mean())
     if contrast < _CLEAR * noise:
