@@ -182,6 +182,7 @@ class CameraLine:
         self._settled = 0
         self._pause: _Paused | None = None
         self._failing: tuple[str, int] = ("", 0)
+        self._shape: tuple[int, ...] | None = None
         self._tell_calibration()
 
     @property
@@ -194,6 +195,11 @@ class CameraLine:
     def failing(self) -> tuple[str, int]:
         """The sha256 of the bundle whose model failed on the newest frame that it saw, and on how many in a row."""
         return self._failing
+
+    def prepare(self, loaded: LoadedModel) -> None:
+        """Have a model that nobody else uses yet ready for the pictures that are judged here, if one was seen."""
+        if self._shape is not None:
+            loaded.plan_for(self._shape)
 
     @property
     def settled(self) -> int:
@@ -323,6 +329,8 @@ class CameraLine:
         self._inspector.use(held.thing)
         self._inspector.obey(None if change is held.thing.without else change)
         frame = self._inspector.correct(frame)
+        if frame.capture.pixels is not None:
+            self._shape = frame.capture.pixels.shape
         self._tell_calibration()
         verdict = self._inspector.inspect(frame)
         # In front of whatever a verdict may wait for: picture, part id, disk.

@@ -3,9 +3,12 @@
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from uuid import UUID
+
+import numpy as np
 
 from station.calibrated import CameraCalibration, with_areas
 from station.calibration import PlaneMap, WebMap
@@ -62,6 +65,15 @@ class LoadedModel:
     def ref(self) -> ModelRef:
         """What verdicts say of it."""
         return self.model.ref
+
+    def plan_for(self, shape: Sequence[int]) -> None:
+        """Run once over an empty picture of this shape, before another thread has the model.
+
+        The first picture of a size makes the runtime plan its memory, which may take as long as a picture: not the
+        first frame after a changeover. Whether the model fits the frames is for the frames to show.
+        """
+        with suppress(InferenceError):
+            self.model.infer(np.zeros(tuple(shape), np.uint8))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

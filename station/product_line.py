@@ -198,6 +198,7 @@ class ProductLine:
             model = replace(parts[0].load(), command=command)
             for part in parts:
                 part.recipe.check(model.manifest.labels, f"{model.ref.name} {model.ref.version}")
+            line.prepare(model)
             loaded.append((line, key, model))
         for line, key, model in loaded:
             self._put(line, key, model)
@@ -246,6 +247,7 @@ class ProductLine:
             part.try_out()
             model = replace(part.load(), command=command)
             part.recipe.check(model.manifest.labels, f"{model.ref.name} {model.ref.version}")
+            line.prepare(model)
             loaded.append((line, part.bundle, model))
         for line, bundle, model in loaded:
             self._put(line, bundle, model)
@@ -286,6 +288,7 @@ class ProductLine:
             with self._lock:
                 self._why_not[known] = str(exc)
             return
+        line.prepare(loaded)
         self._put(line, part.bundle, loaded)
         logger.info("camera %s can judge with %s %s", line.name, loaded.ref.name, loaded.ref.version)
 

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,23 @@ from pymodbus.client import ModbusTcpClient
 from requester import Requester
 from test_station import eventually, has_verdicts, running, statuses, verdicts
 
+from station.adapters.control_folder import ask
 from station.adapters.embedded_broker import free_port
+from station.adapters.litert_model import LitertModel
 from station.adapters.product_file import FILE
 from station.commands.exit_codes import ExitCode
 from station.commands.looks import orders
-from station.messages import ChangeoverResult, Origin, Outcome, Reason, Response, Verdict
+from station.messages import (
+    ChangeoverResult,
+    Origin,
+    Outcome,
+    Pixels,
+    Reason,
+    Response,
+    Scores,
+    Verb,
+    Verdict,
+)
 from station.settings import SHIPPED_BUNDLE, from_document
 from station.wire import decode
 
@@ -89,6 +102,37 @@ def test_a_changeover_is_on_record_named_once_and_survives_a_restart(tmp_path: P
             received = listener.wait_until(has_verdicts(count + 2))
         later = verdicts(received)[count:]
         assert {(one.product, one.changeover) for one in later} == {("nut", None)}
+
+
+def test_a_model_is_ready_for_the_cameras_pictures_before_it_judges(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the runtime does at the first picture of another size is not done by the camera's thread."""
+    runs: dict[int, list[tuple[str, tuple[int, ...]]]] = {}
+    infer = LitertModel.infer
+
+    def noted(model: LitertModel, pixels: Pixels, reference: Pixels | None = None) -> Scores:
+        runs.setdefault(id(model), []).append((threading.current_thread().name, pixels.shape))
+        return infer(model, pixels, reference)
+
+    def first_of_the_size() -> list[str]:
+        return [next(name for name, shape in seen if shape == (640, 640)) for seen in runs.values()]
+
+    monkeypatch.setattr(LitertModel, "infer", noted)
+    wanted = {**document(0, {}), "broker": {"port": free_port()}, "commands": {}}
+    del wanted["product"]
+    with running(tmp_path, wanted) as station:
+
+        def judged() -> int:
+            return station.health().cameras["c"].account.judged
+
+        eventually(lambda: judged() >= 2)
+        assert first_of_the_size() == ["camera-c"]
+        answer = ask(tmp_path / "data", Verb.RELOAD_BUNDLE, {}, 60.0)
+        assert answer.accepted, answer.reason
+        seen = judged()
+        eventually(lambda: judged() >= seen + 2)
+    assert first_of_the_size() == ["camera-c", "commands"]
 
 
 def test_what_cannot_be_had_is_refused_and_the_former_product_goes_on(tmp_path: Path) -> None:
