@@ -1,9 +1,12 @@
 """A rendered line-scan web with known light, column gains, scale and defects, from `station calibrate` to the verdict.
 
-``python tests/test_calibrated_web.py`` prints the figures as a table.
+``python tests/test_calibrated_web.py`` prints the figures as a table; with a folder behind it, it writes the
+pictures of `calibration/web` there.
 """
 
 import io
+import json
+import sys
 import time
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -13,12 +16,13 @@ from tempfile import TemporaryDirectory
 
 import cv2
 import numpy as np
+import pytest
 from rendered_scene import Camera, Spot, board, surface, turned
 
 from station.__main__ import main
 from station.adapters.camera_identity import identify
 from station.adapters.system_clock import SystemClock
-from station.calibrated import CameraCalibration, read_calibration
+from station.calibrated import CameraCalibration, read_calibration, with_areas
 from station.flat_field import FlatField
 from station.manifest import read_bundle
 from station.messages import Box, Capture, Defect, Frame, ModelRef, Pixels, Reason, Scores, Verdict
@@ -27,8 +31,10 @@ from station.settings import SHIPPED_BUNDLE, FolderCamera, ModelSettings
 
 ACROSS_MM, ALONG_MM = 0.05, 0.0625
 WIDTH, LINES = 640, 480
+EXAMPLE = Path(__file__).parent.parent / "calibration" / "web"
 TURN = 0.015
 """The target lies turned by 0.9 degrees on the web."""
+SEEDS = {"white": 40, "dark": 20, "target": 99, "defects": 7}
 PICTURES = 12
 """Of the same defects, for the printed figures."""
 
@@ -96,32 +102,49 @@ class Figures:
         return max(abs(error) for _, errors in self.areas for error in errors)
 
 
-def calibrate(folder: Path) -> FolderCamera:
-    """Render what an engineer would take, and give the commands that an engineer would give."""
-    camera = web()
-    for name, scene, count in (("white", surface(0.9), 4), ("dark", surface(0.0), 2)):
-        (folder / name).mkdir()
+def render(folder: Path, white: int, dark: int) -> None:
+    """Render what an engineer would take, with the truth beside it."""
+    camera, found = web(), spots()
+    for name, scene, count in (("white", surface(0.9), white), ("dark", surface(0.0), dark)):
+        (folder / name).mkdir(parents=True)
         for index in range(count):
-            cv2.imwrite(str(folder / name / f"{index}.png"), camera.see(scene, seed=10 * count + index))
+            cv2.imwrite(str(folder / name / f"{index}.png"), camera.see(scene, seed=SEEDS[name] + index))
     target = turned(board(8, 7, 3.5, 2.5), TURN, 1.5, 2.5)
-    cv2.imwrite(str(folder / "target.png"), camera.see(target, seed=99))
+    cv2.imwrite(str(folder / "target.png"), camera.see(target, seed=SEEDS["target"]))
     (folder / "in").mkdir()
+    cv2.imwrite(str(folder / "in" / "defects.png"), camera.see(surface(0.5, found), seed=SEEDS["defects"]))
     (folder / "station.toml").write_text(
-        'version = 1\n[camera.web]\nkind = "folder"\npath = "in"\ncalibration = "calibration/web"\n', encoding="utf-8"
+        'version = 1\n[camera.web]\nkind = "folder"\npath = "in"\ncalibration = "calibration"\n', encoding="utf-8"
     )
-    common = ["--config", str(folder / "station.toml"), "--scan", "line"]
+    truth = {
+        "renderer": "tests/rendered_scene.py",
+        "mm_per_px_across": ACROSS_MM,
+        "mm_per_line": ALONG_MM,
+        "target_turned_radians": TURN,
+        "seeds": SEEDS,
+        "defects": [
+            {"x_px": spot.u / ACROSS_MM, "y_px": spot.v / ALONG_MM, "area_mm2": round(spot.area_mm2, 6)}
+            for spot in found
+        ],
+    }
+    (folder / "provenance.json").write_text(json.dumps(truth, indent=1) + "\n", encoding="utf-8")
+
+
+def calibrate(folder: Path, *more: str) -> None:
+    """Give the commands that an engineer would give."""
+    common = ["--config", str(folder / "station.toml"), "--scan", "line", *more]
     white = ["--pictures", str(folder / "white"), "--dark", str(folder / "dark")]
     geometry = ["--columns", "8", "--rows", "7", "--pitch-mm", "3.5", "--dot-mm", "2.5"]
     assert main(["calibrate", "flat-field", *common, *white]) == 0
     assert main(["calibrate", "scale", *common, "--pictures", str(folder / "target.png"), *geometry]) == 0
-    return FolderCamera(kind="folder", path=folder / "in", calibration=folder / "calibration" / "web")
 
 
 def measure(folder: Path, pictures: int) -> Figures:
     """Calibrate, and judge the same defects in so many pictures, each with noise of its own."""
-    table = calibrate(folder)
-    assert table.calibration is not None
-    camera, read = web(), read_calibration(table.calibration)
+    render(folder, white=4, dark=2)
+    calibrate(folder)
+    table = FolderCamera(kind="folder", path=folder / "in", calibration=folder / "calibration")
+    camera, read = web(), read_calibration(folder / "calibration")
     calibration = CameraCalibration("web", table, read, lambda: identify(table))
     assert calibration.problem is None
     assert read.corrector is not None
@@ -137,7 +160,7 @@ def measure(folder: Path, pictures: int) -> Figures:
     inspector.use(Setup(LoadedModel(Finder(found), manifest)))
     verdicts = []
     for number in range(pictures):
-        seen = camera.see(surface(0.5, found), seed=7 + number)
+        seen = camera.see(surface(0.5, found), seed=SEEDS["defects"] + number)
         capture = Capture(seen, datetime.now(UTC), clock.monotonic_s())
         verdicts.append(inspector.inspect(inspector.correct(Frame("web", number + 1, capture))))
     assert read.scale is not None
@@ -165,6 +188,32 @@ def test_flat_field_scale_and_areas_come_out_as_rendered(tmp_path: Path) -> None
         assert {defect.area_from for defect in verdict.defects} == {"outline"}
         assert verdict.reasons == (Reason.DEFECT,)
         assert verdict.latency_ms.correction > 0
+
+
+def test_the_example_that_travels_with_the_project_gives_what_its_provenance_says(tmp_path: Path) -> None:
+    truth = json.loads((EXAMPLE / "provenance.json").read_text(encoding="utf-8"))
+    shipped = read_calibration(EXAMPLE / "calibration")
+    calibrate(EXAMPLE, "--out", str(tmp_path / "again"))
+    again = read_calibration(tmp_path / "again")
+    for read in (shipped, again):
+        assert read.unreadable == ()
+        assert read.scale is not None
+        assert read.scale.mm_per_px_x == pytest.approx(truth["mm_per_px_across"], rel=0.005)
+        assert read.scale.mm_per_px_y == pytest.approx(truth["mm_per_line"], rel=0.005)
+        assert read.flat_field is not None
+        assert read.flat_field.flatness_before > 0.15
+        assert read.flat_field.flatness_after < 0.01
+    assert shipped.scale is not None
+    assert again.scale is not None
+    assert again.scale.pictures == shipped.scale.pictures
+    assert again.scale.setup == shipped.scale.setup
+    pixels = cv2.imread(str(EXAMPLE / "in" / "defects.png"), cv2.IMREAD_GRAYSCALE)
+    assert pixels is not None
+    assert shipped.corrector is not None
+    even = shipped.corrector.correct(np.asarray(pixels, np.uint8))
+    candidates = Finder(spots()).infer(even).candidates
+    for defect, true in zip(with_areas(even, candidates, shipped.scale.map, None), truth["defects"], strict=True):
+        assert defect.area_mm2 == pytest.approx(true["area_mm2"], rel=0.05)
 
 
 def correction_ms(side_px: int, *, dark: bool) -> tuple[float, float]:
@@ -201,4 +250,7 @@ def report() -> None:
 
 
 if __name__ == "__main__":
-    report()
+    if len(sys.argv) > 1:
+        render(Path(sys.argv[1]), white=2, dark=1)
+    else:
+        report()
