@@ -54,6 +54,7 @@ exit codes:
   6  a picture cannot be read
   7  a source of readings cannot be used
   8  a calibration cannot be made, or does not fit its camera
+  9  a reject output cannot be used
   78 the configuration is wrong (the systemd unit does not restart on it)
 
 begin with:
