@@ -115,6 +115,7 @@ def test_limits_from_good_parts_take_the_place_of_the_bundles(line: Path, capsys
     assert calibrate(line, "quality", good_parts(line.parent / "good")) == 0
     told = capsys.readouterr().out
     assert "quality limits from 12 good pictures" in told
+    assert "no blur can be told" not in told
     assert all(f"  {measure} " in told for measure in ("mean", "contrast", "focus", "shift_x_px", "similarity"))
     file = read_file(line.parent / "calibration", QualityCalibration, CalibrationKind.QUALITY)
     assert file is not None
@@ -162,6 +163,16 @@ def test_parts_that_lie_anywhere_are_not_held_to_a_place(line: Path, capsys: pyt
     file = read_file(line.parent / "calibration", QualityCalibration, CalibrationKind.QUALITY)
     assert file is not None
     assert file.framing is None
+
+
+def test_parts_on_which_no_blur_can_be_told_are_said(line: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    grainy = replace(EYE, read_noise=1.5, shot_noise=0.06)
+    for index in range(6):
+        write(line.parent / "good", **{f"{index}": grainy.see(surface(0.6, PART), seed=index)})
+    assert calibrate(line, "quality", line.parent / "good") == 0
+    assert "warning: no blur can be told: noise alone gives a focus of 1" in capsys.readouterr().out
+    blurred = replace(grainy, blur_px=3.0).see(surface(0.6, PART), seed=9)
+    assert judge(inspector(line, QualityLimits()), blurred).reasons == (Reason.DEFECT,)
 
 
 def scaled(line: Path) -> Pixels:
