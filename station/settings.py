@@ -406,8 +406,8 @@ class Settings(Section):
             if rule.in_mm2 is not None and table.calibration is None:
                 raise ValueError(
                     f"{key}.allow.{name}.{rule.in_mm2}: camera.{camera} names no calibration, so a pixel of it has no "
-                    f"size in mm; name what `station calibrate scale` writes in camera.{camera}.calibration, "
-                    f"or give {key}.camera.{camera} an `allow` of its own, without mm²"
+                    f"size in mm; name a folder in camera.{camera}.calibration and let `station calibrate scale` write "
+                    f"it, or give {key}.camera.{camera} an `allow` of its own, without mm²"
                 )
         size = table.known_size_px()
         for name, region in view.regions():

@@ -1,5 +1,6 @@
 """`station calibrate` as an engineer gives it, and what a camera then does with what it wrote."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -282,6 +283,32 @@ def test_the_version_before_stays_and_can_be_put_back(line: Path, capsys: pytest
     assert found.mm_per_px_x == pytest.approx(MM, rel=0.003)
 
 
+def test_pictures_are_taken_through_the_camera_and_kept(line: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = line.parent
+    simulated = 'kind = "simulated"\nrate_fps = 50.0\ncalibration = "calibration"\n'
+    line.write_text(f"version = 1\n[camera.c]\n{simulated}", encoding="utf-8")
+    assert main(["calibrate", "quality", "--config", str(line), "--frames", "5"]) == 0
+    file = read_file(folder / "calibration", QualityCalibration, CalibrationKind.QUALITY)
+    assert file is not None
+    assert (file.setup.scan, file.setup.camera_id, file.framing) == ("line", "simulated line 1", None)
+    kept = sorted(path for path in (folder / "calibration" / "pictures").rglob("*") if path.is_file())
+    written = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in kept}
+    assert {one.name: one.sha256 for one in file.pictures} == written
+    assert len(written) == 5
+    take = ["calibrate", "pictures", "--config", str(line), "--frames", "1", "--out", str(folder / "taken")]
+    assert main(take) == 0
+    before = sorted(folder.rglob("*"))
+    capsys.readouterr()
+    assert main(take) == 8
+    assert f"{folder / 'taken'}: cannot be written: " in capsys.readouterr().err
+    assert sorted(folder.rglob("*")) == before
+    # From what is kept, the same comes out again.
+    assert calibrate(line, "quality", kept[0].parent) == 0
+    again = read_file(folder / "calibration", QualityCalibration, CalibrationKind.QUALITY)
+    assert again is not None
+    assert (again.limits, again.pictures) == (file.limits, file.pictures)
+
+
 def test_a_dry_run_shows_everything_and_writes_nothing(line: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(line.parent / "target", board=EYE.see(TARGET, seed=1))
     white = {str(index): EYE.see(surface(0.9), seed=index) for index in range(3)}
@@ -351,7 +378,7 @@ def test_a_rule_in_mm2_for_a_camera_without_calibration_is_an_error_of_the_confi
     told = done.stderr
     assert f"{line}: " in told
     assert "product.bolt.allow.small.max_area_mm2 = 0.2: camera.c names no calibration" in told
-    assert "name what `station calibrate scale` writes in camera.c.calibration" in told
+    assert "name a folder in camera.c.calibration and let `station calibrate scale` write it" in told
     assert not (line.parent / "data").exists()
 
 
