@@ -1,7 +1,6 @@
 """`station calibrate` as an engineer gives it, and what a camera then does with what it wrote."""
 
 import hashlib
-import json
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -423,4 +422,11 @@ def test_a_running_station_says_that_camera_and_calibration_do_not_fit(line: Pat
     faults = {fault.what: fault.reason for fault in statuses(received)[-1].faults}
     assert faults["calibration c"] == "scale: rotate_degrees was 0, now it is 180; defects have no area"
     assert "product.bolt.allow.small.max_area_mm2 = 0.2: camera c has no scale" in faults["product rules c"]
-    assert json.loads((line.parent / "calibration" / "scale.json").read_text())["setup"]["rotate_degrees"] == 0
+    # With the camera as it was calibrated nothing is wrong any more.
+    del camera["rotate_degrees"]
+    with embedded(line.parent, document) as (_, listener):
+        write(line.parent / "in", third=spot)
+        received = listener.wait_until(lambda got: "third.png" in [one.source for one in verdicts(got)])
+    seen = next(one for one in verdicts(received) if one.source == "third.png")
+    assert Reason.UNCALIBRATED not in seen.reasons
+    assert {"calibration c", "product rules c"}.isdisjoint(fault.what for fault in statuses(received)[-1].faults)

@@ -23,6 +23,7 @@ from station.__main__ import main
 from station.adapters.camera_identity import identify
 from station.adapters.system_clock import SystemClock
 from station.calibrated import CameraCalibration, read_calibration, with_areas
+from station.calibration import ScaleCalibration
 from station.flat_field import FlatField
 from station.manifest import read_bundle
 from station.messages import Box, Capture, Defect, Frame, ModelRef, Pixels, Reason, Scores, Verdict
@@ -214,6 +215,38 @@ def test_the_example_that_travels_with_the_project_gives_what_its_provenance_say
     candidates = Finder(spots()).infer(even).candidates
     for defect, true in zip(with_areas(even, candidates, shipped.scale.map, None), truth["defects"], strict=True):
         assert defect.area_mm2 == pytest.approx(true["area_mm2"], rel=0.05)
+
+
+def along(folder: Path, *told: str) -> tuple[int, ScaleCalibration | None]:
+    """Calibrate the example's scale with what an encoder or a line rate tells: exit code, and what was written."""
+    geometry = ["--columns", "8", "--rows", "7", "--pitch-mm", "3.5", "--dot-mm", "2.5"]
+    where = ["--config", str(EXAMPLE / "station.toml"), "--pictures", str(EXAMPLE / "target.png"), "--out", str(folder)]
+    code = main(["calibrate", "scale", "--scan", "line", *where, *geometry, *told])
+    return code, read_calibration(folder).scale
+
+
+def test_encoder_and_line_rate_tell_the_length_of_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, told in (
+        ("encoder", ["--mm-per-line", "0.063"]),
+        ("rate", ["--line-rate-hz", "1e3", "--speed-mm-s", "63"]),
+    ):
+        code, scale = along(tmp_path / name, *told)
+        assert code == 0
+        assert scale is not None
+        assert scale.along_from == "encoder"
+        assert scale.mm_per_px_y == pytest.approx(0.063)
+        assert scale.mm_per_px_x == pytest.approx(ACROSS_MM, rel=0.005)
+    capsys.readouterr()
+    for told, wanted in (
+        (["--mm-per-line", "0.2"], (8, "a line is 0.06249 mm by the target and 0.20000 mm by the encoder")),
+        (["--line-rate-hz", "1000"], (78, "--line-rate-hz and --speed-mm-s: both are needed")),
+        (["--mm-per-line", "0"], (78, "--mm-per-line")),
+    ):
+        code, scale = along(tmp_path / "wrong", *told)
+        shown = capsys.readouterr().err
+        assert (code, scale, len(shown.splitlines())) == (wanted[0], None, 1)
+        assert wanted[1] in shown
+    assert not (tmp_path / "wrong").exists()
 
 
 def correction_ms(side_px: int, *, dark: bool) -> tuple[float, float]:
