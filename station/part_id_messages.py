@@ -21,6 +21,19 @@ class SeenId:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadCodes:
+    """The codes in a picture.
+
+    Attributes:
+        texts: of those that can be read.
+        unread: codes that stand there as well and cannot be read.
+    """
+
+    texts: tuple[str, ...] = ()
+    unread: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class FoundId:
     """What is known of one frame's part id; `text` is None unless the state is `joined` or `doubled`."""
 

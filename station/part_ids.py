@@ -353,10 +353,11 @@ class PartIds:
             return FoundId(PartIdState.UNREADABLE)
         if (region := self._settings.region) is not None:
             pixels = pixels[region.y_px : region.y_px + region.height_px, region.x_px : region.x_px + region.width_px]
-        texts = sorted(set(self._reader.read(pixels)))
-        found = [self._readable(text) for text in texts]
+        codes = self._reader.read(pixels)
+        found = [self._readable(text) for text in sorted(set(codes.texts))]
         joined = [one for one in found if one.state is PartIdState.JOINED]
-        if len(joined) > 1:
+        # The code that cannot be read may be the part's, and the readable one its neighbour's.
+        if joined and len(joined) + codes.unread > 1:
             return FoundId(PartIdState.AMBIGUOUS)
         return joined[0] if joined else FoundId(PartIdState.UNREADABLE)
 

@@ -26,7 +26,7 @@ from station.messages import (
     Selection,
     Verdict,
 )
-from station.part_id_messages import SeenId
+from station.part_id_messages import ReadCodes, SeenId
 from station.process_messages import AlarmLimits, Mask, Moment, Readings, SourceEvent, StepRisk, Tick, Values
 
 
@@ -258,8 +258,8 @@ class PartIdSource(Resource, Protocol):
 class CodeReader(Protocol):
     """Reads codes in pictures."""
 
-    def read(self, pixels: Pixels) -> Sequence[str]:
-        """The texts of all codes that can be read."""
+    def read(self, pixels: Pixels) -> ReadCodes:
+        """The codes that stand there."""
 
 
 class Journal(Resource, Protocol):

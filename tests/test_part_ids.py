@@ -34,7 +34,7 @@ from station.commands.exit_codes import ExitCode
 from station.commands.looks import part_ids
 from station.errors import ConfigurationError, StorageError
 from station.messages import Outcome, PartIdState, Reason, SourceStateName, Verdict
-from station.part_id_messages import SeenId
+from station.part_id_messages import ReadCodes, SeenId
 from station.part_id_settings import ModbusTcpPartId, MqttPartId
 from station.part_id_text import LONGEST, read_id
 from station.part_ids import RESERVED, PartCounter, UsedIds
@@ -144,25 +144,25 @@ def test_an_id_that_comes_again_is_known_as_far_as_the_memory_goes() -> None:
 def test_codes_of_both_kinds_are_read_in_a_noisy_picture(turn_degrees: float) -> None:
     chance = np.random.default_rng(5)
     sight = Sight(turn_degrees=turn_degrees)
-    assert OpenCvCodeReader("qr").read(part(qr_code("P000123"), sight, chance)[0]) == ["P000123"]
+    assert OpenCvCodeReader("qr").read(part(qr_code("P000123"), sight, chance)[0]) == ReadCodes(("P000123",))
     number = 400_638_133_393
     found = OpenCvCodeReader("barcode").read(part(ean_13(number), sight, chance)[0])
-    assert found == [f"{number}{check_digit(number)}"]
+    assert found == ReadCodes((f"{number}{check_digit(number)}",))
 
 
 def test_small_modules_and_noise_are_read_at_a_second_look() -> None:
     chance = np.random.default_rng(6)
     reader = OpenCvCodeReader("qr")
     texts = [f"P{number:06}" for number in range(8)]
-    found = [reader.read(part(qr_code(text, 4), Sight(noise=12.0), chance)[0]) for text in texts]
-    assert sum(one == [text] for one, text in zip(found, texts, strict=True)) >= 6
-    assert all(one in ([], [text]) for one, text in zip(found, texts, strict=True))
+    found = [reader.read(part(qr_code(text, 4), Sight(noise=12.0), chance)[0]).texts for text in texts]
+    assert sum(one == (text,) for one, text in zip(found, texts, strict=True)) >= 6
+    assert all(one in ((), (text,)) for one, text in zip(found, texts, strict=True))
 
 
 @pytest.mark.parametrize("shape", [(0, 10), (1, 1), (3, 500), (640, 640), (40, 40, 3)])
 def test_a_picture_without_a_code_has_none(shape: tuple[int, ...]) -> None:
     pixels = np.random.default_rng(1).integers(0, 256, shape, np.uint8)
-    assert list(OpenCvCodeReader("any").read(pixels)) == []
+    assert OpenCvCodeReader("any").read(pixels).texts == ()
 
 
 # Settings
