@@ -18,6 +18,7 @@ COMMANDS = {
     "threshold": "choose a bundle's threshold anew, without training again",
     "keygen": "make a pair of keys to sign bundles with",
     "sign": "sign a bundle, so that stations which trust the key use it",
+    "synthesize": "make pictures of rare defects from the few that there are",
     "render": "write rendered circuit boards as a labelled folder",
     "render-process": "write logs of the simulated oven and press",
     "tune": "choose a bundle's threshold on frames of the simulated line",

@@ -10,7 +10,7 @@ from typing import Any
 from export.files import write_whole
 from export.request import Request
 from export.samples import Dataset, DatasetError, Split
-from export.splits import VALIDATION_SHARE, Fold, draw_splits, folds
+from export.splits import VALIDATION_SHARE, Fold, admit_synthetic, draw_splits, folds
 
 RECORD = "cross_validation.json"
 METRICS = "metrics.json"
@@ -68,15 +68,13 @@ def _settle(request: Request, count: int) -> None:
 def _part(dataset: Dataset, fold: Fold, seed: int) -> Dataset:
     """The data set of one turn: a part of what trains is held out for the threshold."""
     shares: dict[Split, float] = {"train": 1 - VALIDATION_SHARE, "validation": VALIDATION_SHARE}
-    drawn = draw_splits(fold.train, seed, shares)
-    return replace(
-        dataset,
-        splits={
-            "train": [sample for sample in fold.train if drawn[sample.name] == "train"],
-            "validation": [sample for sample in fold.train if drawn[sample.name] == "validation"],
-            "test": fold.test,
-        },
-    )
+    real = [sample for sample in fold.train if sample.synthetic is None]
+    drawn = draw_splits(real, seed, shares)
+    validation = [sample for sample in real if drawn[sample.name] == "validation"]
+    synthetic = [sample for sample in fold.train if sample.synthetic is not None]
+    admitted, _ = admit_synthetic(synthetic, validation, dataset.facts)
+    train = [sample for sample in real if drawn[sample.name] == "train"]
+    return replace(dataset, splits={"train": [*train, *admitted], "validation": validation, "test": fold.test})
 
 
 def _figures(path: Path) -> dict[str, float]:

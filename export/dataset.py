@@ -15,7 +15,7 @@ import numpy as np
 from export.duplicates import LookAlike, clusters, look_alikes
 from export.layouts import coco, deeppcb, folders, voc, yolo
 from export.layouts.deeppcb import BOARD_LABELS
-from export.layouts.files import files_in
+from export.layouts.files import SPLIT_NAMES, files_in
 from export.layouts.folders import find_good_label
 from export.pictures import is_picture, read_mask, read_pixels, read_reference, read_sample
 from export.samples import (
@@ -34,6 +34,7 @@ from export.splits import (
     SPLIT_FILE,
     TEST_SHARE,
     VALIDATION_SHARE,
+    admit_synthetic,
     draw_splits,
     leaks,
     parse_splits,
@@ -94,17 +95,29 @@ def read_dataset(
     if not seen.samples:
         raise DatasetError(f"{root}: holds no picture that can be used{_first_of(seen.problems)}")
     problems = [*listing.problems, *seen.problems]
+    seen, synthetic = _apart(seen)
+    if not seen.samples:
+        raise DatasetError(
+            f"{root}: holds synthetic pictures only; what is trained on them must be judged by real ones"
+        )
     pairs, largest = _telling_pairs(seen)
     samples, grouped_by, too_alike = _grouped(
         listing, seen, pairs if group_look_alikes else [], largest if group_look_alikes else 0
     )
     splits, folds, split_by = _split(listing, samples, seed)
+    _refuse_synthetic_tests(listing, synthetic)
+    held_out = [sample for sample in samples if splits[sample.name] != "train"]
+    training, leaking = admit_synthetic(synthetic, held_out, seen.facts)
+    problems += leaking
     problems += [*too_alike, *_straddling(listing, samples, splits), *_alike_apart(samples, splits, pairs)]
     return Dataset(
         root=listing.root,
         layout=listing.layout,
         labels=listing.labels,
-        splits={split: [item for item in samples if splits[item.name] == split] for split in SPLITS},
+        splits={
+            split: [item for item in samples if splits[item.name] == split] + (training if split == "train" else [])
+            for split in SPLITS
+        },
         good_label=_good_label(listing, good_label),
         problems=tuple(sorted(problems, key=lambda problem: _BY_SEVERITY.index(problem.severity))),
         facts=seen.facts,
@@ -128,6 +141,30 @@ def fingerprint(samples: Sequence[Sample]) -> str:
             digest.update(b"mask" + hashlib.sha256(sample.mask.read_bytes()).digest())
         digests.append(digest.digest())
     return hashlib.sha256(b"".join(sorted(digests))).hexdigest()
+
+
+def _apart(seen: Scan) -> tuple[Scan, list[Sample]]:
+    """The real pictures, and the synthetic ones, which neither groups nor splits are drawn from."""
+    real = [index for index, sample in enumerate(seen.samples) if sample.synthetic is None]
+    synthetic = [sample for sample in seen.samples if sample.synthetic is not None]
+    if not synthetic:
+        return seen, []
+    return replace(seen, samples=[seen.samples[index] for index in real], thumbnails=seen.thumbnails[real]), synthetic
+
+
+def _refuse_synthetic_tests(listing: Listing, synthetic: Sequence[Sample]) -> None:
+    """A folder or a table that would judge a model by synthetic pictures is an error."""
+    table = listing.root / SPLIT_FILE
+    given: Mapping[str, str] = listing.splits
+    if table.is_file():
+        given = read_table(table, "split", [], listing.root, optional=synthetic)
+    for sample in synthetic:
+        split = given.get(sample.name, "train")
+        if SPLIT_NAMES.get(split.lower()) != "train":
+            raise DatasetError(
+                f"{table if table.is_file() else listing.root / sample.name}: {sample.name} is synthetic and stands in "
+                f"{split}; synthetic pictures only train: say train, or leave it out"
+            )
 
 
 def _list_samples(root: Path) -> Listing:

@@ -253,6 +253,7 @@ def pictures_of(dataset: Dataset, split: str) -> Sequence[Sample]:
         DatasetError: there are none; the text says which splits have some.
     """
     samples = dataset.samples if split == ALL else dataset.splits[split]  # type: ignore[index]
+    samples = [sample for sample in samples if sample.synthetic is None]
     if not samples:
         counts = ", ".join(f"{name}: {len(items)}" for name, items in dataset.splits.items())
         raise DatasetError(f"{dataset.root}: the split {split} has no pictures ({counts}); choose another with --split")

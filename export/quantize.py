@@ -29,10 +29,12 @@ def calibration_set(samples: Sequence[Sample], labels: int, count: int, seed: in
 
     The classes are served in turn (and pictures without defects as one more class); each takes a picture from the group
     that has given the fewest so far. A calibration on the first files of one folder ruins the ranges of the rest.
+    Synthetic pictures are passed over: ranges come from what the camera sees.
 
     Returns:
         At most `count` different samples, in the order drawn.
     """
+    samples = [sample for sample in samples if sample.synthetic is None]
     order = np.random.default_rng((seed, 1)).permutation(len(samples))
     queues: list[list[int]] = [[] for _ in range(labels + 1)]
     for index in order:

@@ -86,6 +86,8 @@ class Sample:
         label: class of the whole picture, index into the data set's labels; None where only boxes are labelled.
         mask: picture of the same size, non-zero where there is a defect; None where nobody drew one.
         bits: bit depth of the data set's 16-bit pictures, by which this one is scaled; None for an 8-bit picture.
+        synthetic: beginnings of the sha256 of the pictures that it was made from; None for a real picture. A synthetic
+            one only ever trains.
     """
 
     name: str
@@ -97,6 +99,7 @@ class Sample:
     label: int | None = None
     mask: Path | None = None
     bits: int | None = None
+    synthetic: tuple[str, ...] | None = None
 
 
 def no_boxes() -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:

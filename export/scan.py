@@ -12,6 +12,7 @@ import numpy.typing as npt
 from export.duplicates import EDGE_PX, Thumbnails, thumbnail
 from export.pictures import bit_depth, decode, decode_file, to_8_bits
 from export.samples import DatasetError, Facts, Listing, Problem, Sample
+from export.synthesis.marks import learnt_from
 
 WORKERS = 4
 
@@ -85,6 +86,10 @@ def _look(sample: Sample, listing: Listing) -> _Seen:
     grey = np.array_equal(pixels[..., 0], pixels[..., 1]) and np.array_equal(pixels[..., 1], pixels[..., 2])
     channels: Literal[1, 3] = 1 if grey else 3
     bits = 8 if pixels.dtype == np.uint8 else max(bit_depth(int(pixels.max())), 10)
+    try:
+        sample = replace(sample, synthetic=learnt_from(sample.picture, data))
+    except DatasetError as exc:
+        return _unusable(sample, f"{str(exc).removeprefix(f'{sample.picture}: ')}; left out", "broken")
     facts = Facts(width, height, channels, bits, hashlib.sha256(data).hexdigest())
     sample, problems = _within(sample, width, height, relative=listing.relative_boxes)
     if sample.mask is not None:

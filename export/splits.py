@@ -19,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from export.layouts.files import SPLIT_NAMES, read_lines
-from export.samples import SPLITS, Dataset, DatasetError, Problem, Sample, Split
+from export.samples import SPLITS, Dataset, DatasetError, Facts, Problem, Sample, Split
+from export.synthesis.marks import DIGITS
 
 GROUPS_FILE = "groups.csv"
 SPLIT_FILE = "split.csv"
@@ -44,11 +45,20 @@ class Fold:
     test: Sequence[Sample]
 
 
-def read_table(path: Path, column: str, samples: Sequence[Sample], root: Path) -> dict[str, str]:
+def read_table(
+    path: Path, column: str, samples: Sequence[Sample], root: Path, *, optional: Sequence[Sample] = ()
+) -> dict[str, str]:
     """Read a table of `file` and one more column.
 
     A file is named by its path from the data set's folder (`/` or `\\` between the folders), or by its bare name where
     only one picture has it. Columns are separated by commas, semicolons or tabs; further columns are not read.
+
+    Args:
+        path: the file.
+        column: name of the second column.
+        samples: those that must have a row.
+        root: the data set's folder.
+        optional: those that may have one.
 
     Returns:
         sample's name → value, for every sample.
@@ -65,7 +75,7 @@ def read_table(path: Path, column: str, samples: Sequence[Sample], root: Path) -
     if "file" not in names or column not in names:
         raise DatasetError(f"{path}:1: expected the columns file and {column}, found {header!r}")
     file_at, value_at = names.index("file"), names.index(column)
-    by_name = _by_name(samples)
+    by_name = _by_name([*samples, *optional])
     table: dict[str, str] = {}
     try:
         for row in rows:
@@ -139,12 +149,14 @@ def draw_splits(samples: Sequence[Sample], seed: int, shares: Mapping[Split, flo
 def folds(dataset: Dataset, count: int, seed: int) -> Iterator[Fold]:
     """Turns of a cross-validation over all samples: stratified, by whole groups, the same for the same seed.
 
-    Every sample is tested once. The folds of `split.csv` are taken where there are any.
+    Every real sample is tested once; synthetic ones train, except where what they were made from is tested. The folds
+    of `split.csv` are taken where there are any.
 
     Raises:
         DatasetError: fewer than 2 folds, fewer groups than folds, or `split.csv` gives another number of folds.
     """
-    samples = dataset.samples
+    samples = [sample for sample in dataset.samples if sample.synthetic is None]
+    synthetic = [sample for sample in dataset.samples if sample.synthetic is not None]
     if dataset.folds:
         ranked = sorted(set(dataset.folds.values()))
         if len(ranked) != count:
@@ -156,11 +168,37 @@ def folds(dataset: Dataset, count: int, seed: int) -> Iterator[Fold]:
             raise DatasetError(f"{dataset.root}: {count} folds of {groups} groups; expected 2 to {groups}")
         parts = _deal(samples, [1 / count] * count, seed)
     for number in range(count):
+        test = [sample for sample, part in zip(samples, parts, strict=True) if part == number]
         yield Fold(
             number,
-            [sample for sample, part in zip(samples, parts, strict=True) if part != number],
-            [sample for sample, part in zip(samples, parts, strict=True) if part == number],
+            [
+                *(sample for sample, part in zip(samples, parts, strict=True) if part != number),
+                *admit_synthetic(synthetic, test, dataset.facts)[0],
+            ],
+            test,
         )
+
+
+def admit_synthetic(
+    synthetic: Sequence[Sample], held_out: Sequence[Sample], facts: Mapping[str, Facts]
+) -> tuple[list[Sample], list[Problem]]:
+    """The synthetic pictures that may train beside these held-out ones, and an error for the others.
+
+    What was made from a held-out picture would show the network what it is tested with.
+    """
+    if not synthetic:
+        return [], []
+    digests = {facts[sample.name].sha256[:DIGITS]: sample for sample in held_out}
+    admitted, leaking = [], []
+    for sample in synthetic:
+        source = next((digests[digest] for digest in sample.synthetic or () if digest in digests), None)
+        if source is None:
+            admitted.append(sample)
+        else:
+            leaking.append(
+                Problem(sample.name, f"was made from {source.name}, which is held out; left out", "error", "leak")
+            )
+    return admitted, leaking
 
 
 def leaks(samples: Sequence[Sample], splits: Mapping[str, Split]) -> list[Problem]:

@@ -26,6 +26,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ from export.progress import ProgressLine
 from export.request import Request
 from export.samples import Dataset, DatasetError
 from export.summary import describe, describe_problems
+from export.synthesis.methods import AUTO, METHODS
 from export.teller import Teller
 
 TRAINERS: dict[Task, str] = {
@@ -55,6 +57,9 @@ NAMES: dict[Task, str] = {"detect": "detector", "classify": "classifier", "anoma
 
 SPLIT_SEED = 0
 """Of splits that are drawn: always the same, so that each training and each command means the same test pictures."""
+
+SYNTHETIC_EACH = 60
+"""Synthetic pictures of each class of defects."""
 
 LEAST_FREE_BYTES = 300_000_000
 """Checkpoints, bundle and report together stay below this."""
@@ -84,6 +89,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="K",
         help="besides, train K times and test each time on another part, to see how much luck is in the figures; the "
         "time is shared out",
+    )
+    parser.add_argument(
+        "--synthesize",
+        choices=[AUTO, *METHODS],
+        help="besides, train on pictures of defects that are made from the training pictures, see station-export "
+        "synthesize --help; auto: compare the quick ways by cross-validation and take the best, or none",
+    )
+    parser.add_argument(
+        "--synthesize-count",
+        type=_positive_int,
+        metavar="N",
+        default=SYNTHETIC_EACH,
+        help="pictures of each class of defects (default: %(default)s)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of weights and augmentation (default: %(default)s)")
     parser.add_argument("--name", help="of the bundle and its file (default: detector, classifier or anomaly)")
@@ -183,6 +201,8 @@ def run(arguments: argparse.Namespace) -> int:
         for line in describe_problems(problems, PROBLEMS_SHOWN):
             _say(line)
     options = _options(arguments, choice.task)
+    if arguments.synthesize:
+        _refuse_synthesis(arguments, choice.task)
     minutes = None if "steps" in options else arguments.minutes or MINUTES
     _say(f"\ntask: {choice.task}, since {choice.why}")
     _say(f"time: {minutes:g} minutes (--minutes)" if minutes else f"length: {options['steps']} steps")
@@ -206,6 +226,8 @@ def run(arguments: argparse.Namespace) -> int:
     )
     try:
         _settle_split(out, dataset)
+        if arguments.synthesize:
+            request = replace(request, dataset=_with_synthetic(dataset, arguments, out, tell))
         train = _trainer(choice.task)
         if arguments.folds:
             spreads = cross_validate(request, arguments.folds, SPLIT_SEED, train)
@@ -226,6 +248,25 @@ def run(arguments: argparse.Namespace) -> int:
     _say(f"\ndone: {bundle}\nlook at: {out / 'report.html'}")
     _say(f"try it: station inspect PICTURES --bundle {shlex.quote(str(bundle))} --out marked")
     return 0
+
+
+def _refuse_synthesis(arguments: argparse.Namespace, task: Task) -> None:
+    if task == "anomaly":
+        raise DatasetError("--synthesize: the task anomaly learns from good parts alone, and draws defects of its own")
+    if task == "detect" and arguments.synthesize == AUTO:
+        raise DatasetError("--synthesize auto: compares ways for the task classify; name one for detect")
+    if arguments.folds:
+        raise DatasetError(
+            "--synthesize with --folds: what is made from a picture must not train where that picture is tested; make "
+            "the pictures first (station-export synthesize), look at them, and copy them into the folder"
+        )
+
+
+def _with_synthetic(dataset: Dataset, arguments: argparse.Namespace, out: Path, tell: Callable[[str], None]) -> Dataset:
+    # TensorFlow takes seconds, and only this needs it before the training begins.
+    add = importlib.import_module("export.synthesis.training").add_to_training
+    extended: Dataset = add(dataset, arguments.synthesize, arguments.synthesize_count, arguments.seed, out, tell)
+    return extended
 
 
 def _folder(arguments: argparse.Namespace) -> Path:

@@ -1,0 +1,187 @@
+"""Make pictures of defects that are too rare to be photographed, as a folder that trains like real data.
+
+    station-export synthesize --data parts --class scratch --count 200 --out more-scratches
+
+It learns from the training pictures alone, those that `station-export train` would train on, never from the ones that
+choose the threshold or test. Masks (or boxes) say where the real defects are; good pictures are what the new ones are
+put on. Each file is marked as synthetic in its name and inside, and the export never validates, calibrates or tests
+with one.
+
+  --method cut-and-paste   real defects on other places; quick, and the default
+  --method procedural      scratches and blobs; needs no real defect
+  --method classical       the real pictures turned, mirrored, brighter
+  --method gan             experimental: a network learns to draw them (half an hour or more on two idle cores)
+
+OUT receives the pictures with their masks (or COCO boxes), synthesis.json (how they were made and what they are worth),
+sheet.png (look at it: real defects above, synthetic ones below) and nearest.png (each synthetic defect with the real
+one that it is most like). Whether they help shows in a training: station-export train parts --synthesize auto.
+"""
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from export.dataset import DatasetError, read_dataset
+from export.files import write_whole
+from export.gan import GAN_PRESETS
+from export.progress import ProgressLine
+from export.samples import Dataset
+from export.synthesis import sheet
+from export.synthesis.make import MAX_PICTURES, RECORD, Made, Material, Order, gather, make, write
+from export.synthesis.methods import METHODS
+from export.synthesis.patches import Floats, Marked, cut_patches
+from export.synthesis.quality import COPY_RATIO, Eye, Quality, measure, nearest_real
+from export.teller import Teller
+from export.train_gan import GanKnobs
+from station.messages import Pixels
+
+LOOKED_AT = 96
+SPLIT_SEED = 0
+"""As in `station-export train`: what it validates and tests with is not learnt from."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="the folder of labelled pictures")
+    parser.add_argument(
+        "--class",
+        dest="classes",
+        action="append",
+        metavar="NAME",
+        help="which defects; give it again for more classes, which are then learnt together (default: all)",
+    )
+    parser.add_argument("--count", type=int, default=100, metavar="N", help="pictures of each class (default: 100)")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="receives the pictures; must be empty")
+    parser.add_argument("--method", choices=list(METHODS), default="cut-and-paste", help="how (default: %(default)s)")
+    parser.add_argument("--good", metavar="NAME", help="the class without defects (default: found by its name)")
+    parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn (default: %(default)s)")
+    gan = parser.add_argument_group("gan")
+    gan.add_argument("--preset", choices=GAN_PRESETS, default="default", help="which networks (default: %(default)s)")
+    gan.add_argument("--minutes", type=float, default=25.0, metavar="M", help="time to learn (default: %(default)s)")
+    gan.add_argument("--steps", type=int, default=GanKnobs().steps, metavar="N", help="at most (default: %(default)s)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Read, learn, draw, write, and say what it is worth."""
+    out: Path = arguments.out
+    _refuse(arguments)
+    dataset = read_dataset(
+        arguments.data, good_label=arguments.good, seed=SPLIT_SEED, progress=ProgressLine("looking at the pictures")
+    )
+    classes = _classes(dataset, arguments.classes)
+    order = Order(
+        classes=classes,
+        count=arguments.count,
+        method=arguments.method,
+        gan=GanKnobs(preset=arguments.preset, minutes=arguments.minutes, steps=arguments.steps, seed=arguments.seed),
+        seed=arguments.seed,
+    )
+    material = gather(dataset, classes, order.seed)
+    for label in classes:
+        parts = {one.sample.group for one in material.marked if one.label == label}
+        windows = sum(patch.label == label for patch in material.patches)
+        pictures = sum(one.label == label for one in material.marked)
+        print(f"{dataset.labels[label]}: {pictures} pictures of {len(parts)} parts, {windows} pieces", flush=True)
+        if not all(one.drawn for one in material.marked if one.label == label):
+            print("  their masks are found by contrast within the boxes; masks that were drawn are better", flush=True)
+    tell = Teller(60 * arguments.minutes if order.method == "gan" else None)
+    work = out.with_name(f"{out.name}.work")
+
+    def look(step: int, drawn: Floats) -> None:
+        _write_picture(work / f"step-{step:06}.png", sheet.draw_pairs(_rows(f"step {step}", drawn)))
+
+    made = make(dataset, material, order, folder=work, say=tell, look=look)
+    tell.close()
+    write(out, dataset, order, made)
+    _judge(dataset, material, order, made, out)
+    print(f"\ndone: {len(made)} pictures in {out}\nlook at: {out / 'sheet.png'}")
+    return 0
+
+
+def _refuse(arguments: argparse.Namespace) -> None:
+    out: Path = arguments.out
+    if not 1 <= arguments.count <= MAX_PICTURES:
+        raise DatasetError(f"--count {arguments.count}: expected 1 to {MAX_PICTURES}")
+    if not arguments.minutes > 0:
+        raise DatasetError(f"--minutes {arguments.minutes:g}: expected more than 0")
+    if arguments.steps < 1:
+        raise DatasetError(f"--steps {arguments.steps}: expected 1 or more")
+    if out.resolve().is_relative_to(arguments.data.resolve()):
+        raise DatasetError(
+            f"--out {out}: lies inside of {arguments.data}; look at the pictures first, then copy them there"
+        )
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DatasetError(f"--out {out}: is not an empty folder; give another one, or delete this one")
+
+
+def _classes(dataset: Dataset, wanted: list[str] | None) -> list[int]:
+    defects = [label for label in dataset.labels if label != dataset.good_label]
+    for name in wanted or ():
+        if name not in defects:
+            raise DatasetError(f"--class {name}: there are {', '.join(defects) or 'none'}")
+    return sorted({dataset.labels.index(name) for name in wanted or defects})
+
+
+def _judge(dataset: Dataset, material: Material, order: Order, made: list[Made], out: Path) -> None:
+    """Measure, draw the sheets, and say what should not be used."""
+    eye = Eye(material.channels)
+    figures: dict[str, Any] = {}
+    beside: list[tuple[str, Floats]] = []
+    twins: list[tuple[str, Floats]] = []
+    for label in order.classes:
+        name = dataset.labels[label]
+        real = _stack([patch.pixels for patch in material.patches if patch.label == label])
+        drawn = _cut_again(dataset, made, label, order.seed)
+        if len(real) < 2 or len(drawn) < 2:  # noqa: PLR2004
+            continue
+        quality = measure(eye, real, drawn, order.seed)
+        figures[name] = asdict(quality)
+        _tell(name, quality, order)
+        nearest = nearest_real(eye, real, drawn[: sheet.COLUMNS])
+        beside += [(f"{name}: real", real), (f"{name}: {order.method}", drawn)]
+        twins += [(f"{name}: {order.method}", drawn), (f"{name}: the nearest real ones", real[list(nearest)])]
+    if beside:
+        _write_picture(out / "sheet.png", sheet.draw_pairs(beside))
+        _write_picture(out / "nearest.png", sheet.draw_pairs(twins))
+    record = json.loads((out / RECORD).read_text(encoding="utf-8"))
+    write_whole(out / RECORD, (json.dumps({**record, "quality": figures}, indent=2) + "\n").encode())
+
+
+def _tell(name: str, quality: Quality, order: Order) -> None:
+    print(
+        f"{name}: KID {quality.kid:.3f} (two halves of the real ones: {quality.kid_of_real:.3f}), "
+        f"diversity {quality.diversity:.2f} of the real ones', "
+        f"{100 * quality.copies:.0f} % nearer than {COPY_RATIO:g} to a real one (median {quality.nearest_ratio:.2f})"
+    )
+    if quality.collapsed:
+        print(f"  warning: {name}: nearly all of them are the same; do not train with these")
+    if order.method == "gan" and quality.copies > 0.05:  # noqa: PLR2004
+        print(f"  warning: {name}: some are copies of real ones: the network learnt them by heart; see nearest.png")
+
+
+def _cut_again(dataset: Dataset, made: list[Made], label: int, seed: int) -> Floats:
+    """The synthetic defects cut out of their pictures as the real ones were."""
+    chosen = [one for one in made if one.label == label][:LOOKED_AT]
+    any_sample = dataset.samples[0]
+    marked = [Marked(any_sample, one.pixels, one.mask, label, True) for one in chosen]
+    patches = cut_patches(marked, seed)
+    rng = np.random.default_rng(seed)
+    picked = sorted(rng.permutation(len(patches))[:LOOKED_AT].tolist())
+    return _stack([patches[index].pixels for index in picked])
+
+
+def _stack(patches: list[Floats]) -> Floats:
+    return np.stack(patches) if patches else np.zeros((0, 1, 1, 1), np.float32)
+
+
+def _rows(title: str, drawn: Floats) -> list[tuple[str, Floats]]:
+    return [(title, drawn[start : start + sheet.COLUMNS]) for start in range(0, len(drawn), sheet.COLUMNS)]
+
+
+def _write_picture(path: Path, pixels: Pixels) -> None:
+    write_whole(path, cv2.imencode(".png", pixels)[1].tobytes())

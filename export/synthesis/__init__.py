@@ -1,0 +1,1 @@
+"""Defects made where too few were photographed: what is learnt from, how more are made, what they are worth."""

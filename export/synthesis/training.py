@@ -1,0 +1,74 @@
+"""Synthetic pictures for a training: made from its training split, and kept beside its result."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from export.files import write_whole
+from export.samples import Dataset, DatasetError, Sample
+from export.synthesis.make import Order, gather, make, with_synthetic, write
+from export.synthesis.methods import AUTO, METHODS, NONE, QUICK, Method
+from export.synthesis.pick import pick
+
+FOLDER = "synthetic"
+GAN_FOLDER = "gan"
+CHOICE = "choice.json"
+Say = Callable[[str], None]
+
+
+def add_to_training(dataset: Dataset, wanted: str, count: int, seed: int, out: Path, say: Say) -> Dataset:
+    """The data set with synthetic pictures of its defects in the training split.
+
+    Args:
+        dataset: real pictures; its splits are final.
+        wanted: name of a method, or `auto`.
+        count: pictures of each class of defects.
+        seed: of everything that is drawn.
+        out: the training's folder; its folder `synthetic` receives the pictures and `choice.json`, which says what was
+            picked and why. A network that was trained before is found in `gan`.
+        say: takes lines for people.
+
+    Raises:
+        DatasetError: a class cannot be learnt, or a network collapsed.
+    """
+    folder = out / FOLDER
+    classes = _defects(dataset)
+    method, reason = _choose(dataset, wanted, Order(classes, count, seed=seed), say)
+    shutil.rmtree(folder, ignore_errors=True)
+    samples: list[Sample] = []
+    if method is not None:
+        order = Order(classes, count, method, seed=seed)
+        say(f"making {count} pictures of each of {len(classes)} classes: {method}, {METHODS[method]}")
+        material = gather(dataset, classes, seed)
+        samples = write(folder, dataset, order, make(dataset, material, order, folder=out / GAN_FOLDER, say=say))
+    record = {"wanted": wanted, "method": method or NONE, "count": count, "seed": seed, **reason}
+    write_whole(folder / CHOICE, (json.dumps(record, indent=2) + "\n").encode())
+    return with_synthetic(dataset, samples)
+
+
+def _choose(dataset: Dataset, wanted: str, order: Order, say: Say) -> tuple[Method | None, dict[str, Any]]:
+    for method in METHODS:
+        if wanted == method:
+            return method, {}
+    assert wanted == AUTO
+    picked = pick(dataset, order, QUICK, order.seed, say)
+    means = {name: sum(values) / len(values) for name, values in picked.recalls.items()}
+    told = ", ".join(f"{name} {mean:.2f}" for name, mean in sorted(means.items(), key=lambda item: -item[1]))
+    say(f"synthesis: {picked.method} (defects found by a quick detector at 5 % false rejects: {told})")
+    chosen = next((method for method in METHODS if method == picked.method), None)
+    return chosen, {"recalls": {name: list(values) for name, values in picked.recalls.items()}}
+
+
+def _defects(dataset: Dataset) -> list[int]:
+    """Classes of defects that stand in the training split, and whose place is labelled."""
+    train = dataset.splits["train"]
+    labelled = {sample.label for sample in train if sample.label is not None and sample.mask is not None}
+    boxed = {int(label) for sample in train for label in sample.classes}
+    classes = sorted((labelled | boxed) - {dataset.good})
+    if not classes:
+        raise DatasetError(
+            f"{dataset.root}: no training picture says by a mask or a box where its defect is; --synthesize needs that"
+        )
+    return classes

@@ -1,0 +1,323 @@
+"""Train the generator of defects on the patches of a labelled folder.
+
+    station-export synthesize --data DIR --class CRACK --count 200 --out OUT --method gan
+
+One network for all classes of defects, told which one it is to draw: what dark lines have in common is learnt once. The
+discriminator's pairs are a real defect with its mask, and a drawn one on a piece of a real good part with its strength
+as mask. An average of the generator's weights over the last steps is what is used (Karras et al., ICLR 2018).
+
+What was done is saved every `save_every` steps and taken up again by the same command.
+"""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from export.checkpoint import restore, save
+from export.dataset import DatasetError
+from export.gan import LATENT, GanPreset, build_critic, build_generator, join
+from export.synthesis.blending import Draw, Drawn, faded, place
+from export.synthesis.patches import PATCH_PX, Floats, Patch, cut
+from export.synthesis.plain import turned
+from export.synthesis.quality import COLLAPSED_BELOW, Eye, diversity
+from station.messages import Pixels
+
+CHECKPOINT = "gan.npz"
+SAY_EVERY_S = 10.0
+LOOKED_AT = 48
+"""Patches that are drawn to see whether all of them are the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class GanKnobs:
+    """Everything that decides the result.
+
+    Attributes:
+        preset: `default` or `textbook`.
+        minutes: time budget.
+        steps: of the generator, at most.
+        batch: patches a step.
+        generator_rate, critic_rate: of Adam; None: 2e-4 and 4e-4 (default), 2e-4 and 5e-5 (textbook).
+        average: share of the former average that a step keeps.
+        save_every: steps between two checkpoints.
+        look_every: steps between two looks at what is drawn.
+        seed: of weights and draws.
+    """
+
+    preset: GanPreset = "default"
+    minutes: float = 25.0
+    steps: int = 12_000
+    batch: int = 16
+    generator_rate: float | None = None
+    critic_rate: float | None = None
+    average: float = 0.998
+    save_every: int = 500
+    look_every: int = 1_000
+    seed: int = 0
+
+
+class CollapsedError(DatasetError):
+    """The generator draws nearly the same patch whatever the random numbers are."""
+
+
+Say = Callable[[str], None]
+Look = Callable[[int, Floats], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Networks:
+    """Everything that a step needs.
+
+    Attributes:
+        generator, averaged: the one that learns, and the mean of its weights over the last steps.
+        critic, judge: the one that learns, and the copy of it that the generator learns by.
+        adversary, pair: generator and judge, and the critic on a real and a drawn patch, as they are trained.
+    """
+
+    generator: keras.Model
+    averaged: keras.Model
+    critic: keras.Model
+    judge: keras.Model
+    adversary: keras.Model
+    pair: keras.Model
+
+
+class GanTraining:
+    """One training; `train` does all of it.
+
+    Args:
+        patches: real defects of the classes to learn.
+        classes: labels of the classes, in the order of the one-hot input.
+        goods: good pictures, `[height, width]` or `[height, width, 3]`.
+        channels: 1 or 3.
+        knobs: see there.
+        folder: receives the checkpoint; None: nothing is saved.
+        say: takes lines for people.
+        look: is shown the step and some drawn patches, `[n, 64, 64, channels]`, from time to time; None: nobody is.
+    """
+
+    def __init__(
+        self,
+        patches: Sequence[Patch],
+        classes: Sequence[int],
+        goods: Sequence[Pixels],
+        channels: int,
+        knobs: GanKnobs,
+        *,
+        folder: Path | None = None,
+        say: Say = print,
+        look: Look | None = None,
+    ) -> None:
+        if not goods:
+            raise DatasetError("there is no picture of a good part to draw defects on; add some, or name the class")
+        self._patches = patches
+        self._classes = list(classes)
+        self._by_class = [[one for one in patches if one.label == label] for label in classes]
+        self._goods = goods
+        self._channels = channels
+        self._knobs = knobs
+        self._folder = folder
+        self._say = say
+        self._look = look
+        self._rng = np.random.default_rng(knobs.seed)
+
+    def train(self) -> keras.Model:
+        """Train, or go on where the checkpoint stands.
+
+        Returns:
+            The averaged generator.
+
+        Raises:
+            CollapsedError: at the end all patches are nearly the same.
+            DatasetError: the losses are not finite any more.
+        """
+        knobs = self._knobs
+        networks = self._networks()
+        kept = [networks.generator, networks.averaged, networks.critic]
+        path = self._folder / CHECKPOINT if self._folder else None
+        _, first, spent_s = restore(path, kept) if path else (0, 0, 0.0)
+        if first:
+            self._say(f"goes on at step {first}")
+        eye = Eye(self._channels)
+        said = time.monotonic()
+        began = said - spent_s
+        step = first
+        while step < knobs.steps and time.monotonic() - began < 60 * knobs.minutes:
+            critic_loss, generator_loss = self._step(networks)
+            step += 1
+            self._follow(networks.averaged, networks.generator, step)
+            if not (math.isfinite(critic_loss) and math.isfinite(generator_loss)):
+                raise DatasetError(f"the losses are not finite at step {step}; try another --seed")
+            now = time.monotonic()
+            if now - said >= SAY_EVERY_S:
+                said = now
+                spent = (now - began) / 60
+                left = max(0.0, min(knobs.minutes - spent, spent / step * (knobs.steps - step)))
+                self._say(f"step {step}: critic {critic_loss:.3f}, generator {generator_loss:.3f}, {left:.1f} min left")
+            if path and step % knobs.save_every == 0:
+                save(path, kept, 0, step, now - began)
+            if step % knobs.look_every == 0:
+                share = self._diversity(eye, networks.averaged, step)
+                self._say(f"step {step}: diversity {share:.2f} of the real defects'")
+        if path and step > first:
+            save(path, kept, 0, step, time.monotonic() - began)
+        share = self._diversity(eye, networks.averaged, step)
+        if share < COLLAPSED_BELOW:
+            raise CollapsedError(
+                f"the generator collapsed: after {step} steps its defects vary {share:.2f} times as much as the real "
+                f"ones, less than {COLLAPSED_BELOW}; train again with another --seed, for longer (--minutes), or with "
+                "--preset default; --method cut-and-paste needs no training"
+            )
+        return networks.averaged
+
+    def _networks(self) -> "_Networks":
+        knobs, count = self._knobs, len(self._classes)
+        keras.utils.set_random_seed(knobs.seed)
+        generator = build_generator(knobs.preset, count, self._channels)
+        averaged = build_generator(knobs.preset, count, self._channels)
+        averaged.set_weights(generator.get_weights())
+        critic = build_critic(knobs.preset, count, self._channels, knobs.seed)
+        # The generator's own copy does not move while the generator does, on any backend.
+        judge = build_critic(knobs.preset, count, self._channels, knobs.seed + 1)
+        judge.trainable = False
+        adversary = join(generator, judge, count, self._channels)
+        pair = self._pair(critic)
+        textbook = knobs.preset == "textbook"
+        beta = 0.5 if textbook else 0.0
+        adversary.compile(
+            keras.optimizers.Adam(knobs.generator_rate or 2e-4, beta_1=beta, beta_2=0.99),
+            loss=_textbook_fooled if textbook else _fooled,
+        )
+        pair.compile(
+            keras.optimizers.Adam(knobs.critic_rate or (5e-5 if textbook else 4e-4), beta_1=beta, beta_2=0.99),
+            loss=[_textbook_real, _textbook_drawn] if textbook else [_hinge_real, _hinge_drawn],
+        )
+        return _Networks(generator, averaged, critic, judge, adversary, pair)
+
+    def _step(self, networks: "_Networks") -> tuple[float, float]:
+        """One step of the critic and one of the generator; their losses."""
+        target = np.zeros((self._knobs.batch, 1), np.float32)
+        noise, kind, ground = self._inputs()
+        alpha, difference = networks.generator.predict_on_batch([noise, kind, ground])
+        drawn = np.concatenate([np.clip(ground + alpha * difference, 0, 1), alpha], axis=-1)
+        real, real_kind = self._real()
+        critic_loss = networks.pair.train_on_batch([real, real_kind, drawn, kind], [target, target])
+        networks.judge.set_weights(networks.critic.get_weights())
+        generator_loss = networks.adversary.train_on_batch(list(self._inputs()), target)
+        return float(np.ravel(critic_loss)[0]), float(np.ravel(generator_loss)[0])
+
+    def _follow(self, averaged: keras.Model, generator: keras.Model, step: int) -> None:
+        # At the beginning the average of few steps: the first weights must not linger.
+        keep = min(self._knobs.average, step / (step + 9))
+        averaged.set_weights(
+            [
+                keep * old + (1 - keep) * new
+                for old, new in zip(averaged.get_weights(), generator.get_weights(), strict=True)
+            ]
+        )
+
+    def _pair(self, critic: keras.Model) -> keras.Model:
+        shape = (PATCH_PX, PATCH_PX, self._channels + 1)
+        real, drawn = keras.Input(shape), keras.Input(shape)
+        real_kind, drawn_kind = keras.Input((len(self._classes),)), keras.Input((len(self._classes),))
+        return keras.Model(
+            [real, real_kind, drawn, drawn_kind], [critic([real, real_kind]), critic([drawn, drawn_kind])]
+        )
+
+    def _inputs(self) -> tuple[Floats, Floats, Floats]:
+        batch = self._knobs.batch
+        noise = self._rng.standard_normal((batch, LATENT)).astype(np.float32)
+        chosen = self._rng.integers(len(self._classes), size=batch)
+        kind = np.eye(len(self._classes), dtype=np.float32)[chosen]
+        ground = np.stack([self._ground(int(index)) for index in chosen])
+        return noise, kind, ground
+
+    def _ground(self, index: int) -> Floats:
+        """A piece of a good part, of the size that a real defect of this class has."""
+        own = self._by_class[index]
+        side = own[int(self._rng.integers(len(own)))].side_px * float(np.exp(self._rng.uniform(-0.2, 0.2)))
+        good = self._goods[int(self._rng.integers(len(self._goods)))]
+        left, top = place(good.shape[:2], side, self._rng)
+        return turned(cut(good, left, top, side), int(self._rng.integers(8)))
+
+    def _real(self) -> tuple[Floats, Floats]:
+        """Real defects, each class as often; turned and mirrored, with their masks behind them."""
+        batch = self._knobs.batch
+        chosen = self._rng.integers(len(self._classes), size=batch)
+        rows = []
+        rim = faded(PATCH_PX)
+        for index in chosen:
+            patch = self._by_class[index][int(self._rng.integers(len(self._by_class[index])))]
+            # Drawn defects fade at the rim when they are put down; the critic must not know them by that.
+            pixels = patch.ground + rim * (patch.pixels - patch.ground)
+            rows.append(turned(np.concatenate([pixels, rim * patch.mask], axis=-1), int(self._rng.integers(8))))
+        return np.stack(rows), np.eye(len(self._classes), dtype=np.float32)[chosen]
+
+    def _diversity(self, eye: Eye, averaged: keras.Model, step: int) -> float:
+        rng = np.random.default_rng((self._knobs.seed, step))
+        shares, shown = [], []
+        for index, own in enumerate(self._by_class):
+            real = np.stack([patch.pixels for patch in own])
+            drawn = draw_patches(averaged, index, len(self._classes), self._grounds(index), rng)
+            shares.append(diversity(eye, real, drawn))
+            shown.append(drawn[:8])
+        if self._look is not None:
+            self._look(step, np.concatenate(shown))
+        return min(shares)
+
+    def _grounds(self, index: int) -> Floats:
+        return np.stack([self._ground(index) for _ in range(LOOKED_AT)])
+
+
+def draw_patches(generator: keras.Model, index: int, classes: int, grounds: Floats, rng: np.random.Generator) -> Floats:
+    """Defects of one class on grounds `[n, 64, 64, channels]`: patches of the same shape."""
+    noise = rng.standard_normal((len(grounds), LATENT)).astype(np.float32)
+    kind = np.tile(np.eye(classes, dtype=np.float32)[index], (len(grounds), 1))
+    alpha, difference = generator.predict_on_batch([noise, kind, grounds])
+    return np.asarray(np.clip(grounds + faded(PATCH_PX) * alpha * difference, 0, 1), np.float32)
+
+
+def drawing(generator: keras.Model, index: int, classes: int) -> Draw:
+    """The generator as a way to draw one class of defects."""
+    kind = np.eye(classes, dtype=np.float32)[index][None]
+
+    def draw(ground: Floats, rng: np.random.Generator) -> Drawn:
+        noise = rng.standard_normal((1, LATENT)).astype(np.float32)
+        alpha, difference = generator.predict_on_batch([noise, kind, ground[None]])
+        return Drawn(np.asarray(alpha[0], np.float32), np.asarray(difference[0], np.float32))
+
+    return draw
+
+
+def _fooled(_: Any, score: Any) -> Any:
+    return -ops.mean(score)
+
+
+def _hinge_real(_: Any, score: Any) -> Any:
+    return ops.mean(ops.relu(1.0 - score))
+
+
+def _hinge_drawn(_: Any, score: Any) -> Any:
+    return ops.mean(ops.relu(1.0 + score))
+
+
+def _textbook_fooled(_: Any, score: Any) -> Any:
+    """−log D(G(z))."""
+    return ops.mean(ops.softplus(-score))
+
+
+def _textbook_real(_: Any, score: Any) -> Any:
+    """−log D(x)."""
+    return ops.mean(ops.softplus(-score))
+
+
+def _textbook_drawn(_: Any, score: Any) -> Any:
+    """−log(1 − D(G(z)))."""
+    return ops.mean(ops.softplus(score))

@@ -1,0 +1,233 @@
+"""Synthetic defects: what is made, that it never tests anything, and what is said when it cannot be made."""
+
+import json
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from masked_parts import SIDE_PX, write_masked_parts
+
+from export.__main__ import main
+from export.dataset import read_dataset
+from export.evaluation import ALL, pictures_of
+from export.pictures import read_mask, read_pixels
+from export.quantize import calibration_set
+from export.samples import DatasetError
+from export.splits import folds
+from export.synthesis.blending import Drawn, Variation, put_defects
+from export.synthesis.make import boxes_of
+from export.synthesis.marks import encode, learnt_from
+from export.synthesis.patches import Floats, cut, cut_patches, read_marked
+from export.synthesis.quality import squared_mmd
+
+
+def synthesize(data: Path, out: Path, *options: str) -> int:
+    return main(["synthesize", "--data", str(data), "--out", str(out), *options])
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_masked_parts(tmp_path_factory.mktemp("real") / "parts", good=24, scratch=14)
+
+
+@pytest.fixture(scope="module")
+def pasted(parts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("made") / "more"
+    assert synthesize(parts, out, "--method", "cut-and-paste", "--count", "12") == 0
+    return out
+
+
+def test_pasted_defects_stand_on_good_pictures_under_true_masks(parts: Path, pasted: Path) -> None:
+    goods = [read_pixels(path) for path in sorted((parts / "good").glob("*.png"))]
+    pictures = sorted(path for path in (pasted / "scratch").glob("*.png") if not path.stem.endswith("_mask"))
+    assert len(pictures) == 12
+    for path in pictures:
+        assert path.name.startswith("synthetic-cut-and-paste-")
+        pixels, mask = read_pixels(path).astype(int), read_mask(path.with_name(f"{path.stem}_mask.png"))
+        good = min(goods, key=lambda one: int(np.abs(pixels - one)[~mask].sum()))
+        rim = cv2.dilate(mask.astype(np.uint8), np.ones((9, 9), np.uint8)) > 0
+        # Outside nothing is changed; inside it is brighter, as the real scratches are.
+        assert np.abs(pixels - good)[~rim].max() <= 1
+        assert (pixels - good)[mask].mean() > 15
+    record = json.loads((pasted / "synthesis.json").read_text(encoding="utf-8"))
+    assert record["order"]["method"] == "cut-and-paste"
+    assert record["quality"]["scratch"]["diversity"] > 0.5
+    assert (pasted / "sheet.png").is_file()
+
+
+def test_synthetic_pictures_only_train(parts: Path, pasted: Path, tmp_path: Path) -> None:
+    both = tmp_path / "both"
+    shutil.copytree(parts, both)
+    for path in (pasted / "scratch").glob("*.png"):
+        shutil.copy(path, both / "scratch" / path.name)
+    before, dataset = read_dataset(parts), read_dataset(both)
+    made = [sample for sample in dataset.samples if sample.synthetic is not None]
+    assert len(made) == 12
+    assert all(sample in dataset.splits["train"] for sample in made)
+    for split in ("validation", "test"):
+        assert [item.name for item in dataset.splits[split]] == [item.name for item in before.splits[split]]
+    assert not any(sample.synthetic for sample in calibration_set(dataset.splits["train"], 2, 96, 0))
+    assert not any(sample.synthetic for sample in pictures_of(dataset, ALL))
+    digests = {name: facts.sha256[:12] for name, facts in dataset.facts.items()}
+    for fold in folds(dataset, 3, 0):
+        assert not any(sample.synthetic for sample in fold.test)
+        tested = {digests[sample.name] for sample in fold.test}
+        assert not any(tested & set(sample.synthetic or ()) for sample in fold.train)
+
+
+def test_a_synthetic_picture_that_is_to_test_is_refused(parts: Path, pasted: Path, tmp_path: Path) -> None:
+    both = tmp_path / "both"
+    shutil.copytree(parts, both)
+    name = "synthetic-cut-and-paste-00001.png"
+    shutil.copy(pasted / "scratch" / name, both / "scratch" / name)
+    real = [f"{path.parent.name}/{path.name},train" for path in both.rglob("0*.png") if "_mask" not in path.name]
+    (both / "split.csv").write_text("\n".join(["file,split", *real[1:], f"{real[0][:-5]}test", f"scratch/{name},test"]))
+    with pytest.raises(DatasetError, match=rf"split\.csv: scratch/{name} is synthetic and stands in test"):
+        read_dataset(both)
+    for split in ("train", "test"):
+        shutil.copytree(parts, tmp_path / "split" / split)
+    shutil.copy(pasted / "scratch" / name, tmp_path / "split" / "test" / "scratch" / name)
+    with pytest.raises(DatasetError, match=rf"{name} is synthetic and stands in test"):
+        read_dataset(tmp_path / "split")
+
+
+def test_what_was_made_from_a_held_out_picture_is_left_out(parts: Path, pasted: Path, tmp_path: Path) -> None:
+    both = tmp_path / "both"
+    shutil.copytree(parts, both)
+    dataset = read_dataset(parts)
+    tested = dataset.facts[dataset.splits["test"][0].name].sha256
+    name = "synthetic-by-hand-00001.png"
+    pixels = read_pixels(next((pasted / "scratch").glob("synthetic-*1.png")))
+    (both / "scratch" / name).write_bytes(encode(pixels, {"method": "by hand"}, [tested]))
+    found = read_dataset(both)
+    assert not any(sample.synthetic for sample in found.samples)
+    (problem,) = (one for one in found.problems if one.kind == "leak" and "made from" in one.what)
+    assert dataset.splits["test"][0].name in problem.what
+
+
+def test_a_mark_outlives_a_new_name_and_a_name_without_a_mark_is_no_use(tmp_path: Path) -> None:
+    data = encode(np.zeros((4, 5), np.uint8), {"method": "gan"}, ["a" * 64])
+    assert learnt_from(tmp_path / "real.png", data) == ("a" * 12,)
+    plain = cv2.imencode(".png", np.zeros((4, 5), np.uint8))[1].tobytes()
+    assert learnt_from(tmp_path / "real.png", plain) is None
+    with pytest.raises(DatasetError, match="does not say what it was made from"):
+        learnt_from(tmp_path / "synthetic-1.png", plain)
+    colour = encode(np.dstack([np.full((4, 5), value, np.uint8) for value in (10, 20, 30)]), {}, [])
+    (tmp_path / "colour.png").write_bytes(colour)
+    assert read_pixels(tmp_path / "colour.png", 3)[0, 0].tolist() == [10, 20, 30]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--class", "dent"], "--class dent: there are scratch"),
+        (["--count", "0"], "--count 0: expected 1 to"),
+        (["--minutes", "0"], "--minutes 0: expected more than 0"),
+        (["--good", "fine"], "has no class 'fine'"),
+    ],
+)
+def test_orders_that_cannot_be_carried_out_are_refused(
+    parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], expected: str
+) -> None:
+    assert synthesize(parts, tmp_path / "out", *options) == 1
+    assert expected in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_too_few_defects_or_no_masks_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = write_masked_parts(tmp_path / "few", good=12, scratch=2)
+    assert synthesize(few, tmp_path / "out") == 1
+    assert "defects of scratch stand in the training pictures; at least 3 are needed" in capsys.readouterr().err
+    bare = write_masked_parts(tmp_path / "bare", good=12, scratch=12)
+    for mask in (bare / "scratch").glob("*_mask.png"):
+        mask.unlink()
+    assert synthesize(bare, tmp_path / "out") == 1
+    assert "say neither by a mask nor by a box where the defect is; draw a mask" in capsys.readouterr().err
+    assert synthesize(bare, bare / "out") == 1
+    assert "lies inside of" in capsys.readouterr().err
+
+
+def test_drawn_scratches_need_no_real_defect(tmp_path: Path) -> None:
+    data = write_masked_parts(tmp_path / "data", good=12, scratch=3, colour=True)
+    assert synthesize(data, tmp_path / "out", "--method", "procedural", "--count", "5") == 0
+    masks = [read_mask(path) for path in (tmp_path / "out" / "scratch").glob("*_mask.png")]
+    assert len(masks) == 5
+    assert all(mask.any() for mask in masks)
+
+
+def test_boxes_give_coco_with_boxes_around_the_masks(tmp_path: Path) -> None:
+    source = write_masked_parts(tmp_path / "source", good=8, scratch=10)
+    data = tmp_path / "yolo"
+    (data / "images").mkdir(parents=True)
+    (data / "labels").mkdir()
+    (data / "classes.txt").write_text("scratch\n", encoding="utf-8")
+    for path in source.rglob("0*.png"):
+        if path.stem.endswith("_mask"):
+            continue
+        name = f"{path.parent.name}{path.stem}"
+        shutil.copy(path, data / "images" / f"{name}.png")
+        rows = []
+        if path.parent.name == "scratch":
+            left, top, right, bottom = boxes_of(read_mask(path.with_name(f"{path.stem}_mask.png")))[0] / SIDE_PX
+            rows = [f"0 {(left + right) / 2} {(top + bottom) / 2} {right - left} {bottom - top}"]
+        (data / "labels" / f"{name}.txt").write_text("\n".join(rows), encoding="utf-8")
+    out = tmp_path / "out"
+    assert synthesize(data, out, "--method", "cut-and-paste", "--count", "6") == 0
+    written = json.loads((out / "annotations.json").read_text(encoding="utf-8"))
+    assert len(written["images"]) == 6
+    by_picture = {image["id"]: image["file_name"] for image in written["images"]}
+    for annotation in written["annotations"]:
+        left, top, width, height = (int(value) for value in annotation["bbox"])
+        mask = read_mask(out / "masks" / by_picture[annotation["image_id"]].replace(".png", "_mask.png"))
+        inside = mask[top : top + height, left : left + width]
+        # The box touches its defect on each side.
+        assert all(side.any() for side in (inside[0], inside[-1], inside[:, 0], inside[:, -1]))
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(24, 120), st.integers(24, 120), st.floats(16, 200))
+@settings(max_examples=60, deadline=None)
+def test_a_defect_changes_its_mask_and_nothing_else(seed: int, height: int, width: int, side: float) -> None:
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(40, 200, (height, width), np.uint8)
+
+    def draw(ground: Floats, _: np.random.Generator) -> Drawn:
+        y, x = np.mgrid[: ground.shape[0], : ground.shape[1]] / ground.shape[0] - 0.5
+        alpha = (np.hypot(x, y) < 0.3).astype(np.float32)[..., None]
+        return Drawn(alpha, np.full_like(ground, 0.2))
+
+    put = put_defects(pixels, draw, [side], Variation(each=1), rng)
+    if put is None:
+        return
+    result, mask = put
+    changed = np.abs(result.astype(int) - pixels) > 1
+    # The strength falls off over the scale of the patch; half of it is where the mask ends.
+    reach = int(np.ceil(side / 64)) + 2
+    near = cv2.dilate(mask.astype(np.uint8), np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)) > 0
+    assert mask.any()
+    assert not (changed & ~near).any()
+    assert (result[mask] > pixels[mask]).mean() > 0.9
+
+
+def test_a_square_is_cut_where_it_says(parts: Path) -> None:
+    pixels = np.arange(64, dtype=np.uint8)[None, :].repeat(64, axis=0)
+    same = cut(pixels, 0, 0, 64)[..., 0] * 255
+    assert np.abs(same - pixels).max() < 0.01
+    right = cut(pixels, 10, 0, 64)[..., 0] * 255
+    assert np.abs(right[:, :50] - pixels[:, 10:60]).max() < 0.01
+    dataset = read_dataset(parts)
+    patches = cut_patches(read_marked(dataset.splits["train"], [1], 1), 0)
+    for patch in patches:
+        inside, outside = patch.pixels[patch.mask > 0.9], patch.ground[patch.mask > 0.9]
+        assert inside.mean() - outside.mean() > 0.15
+
+
+def test_the_kernel_distance_is_zero_for_one_distribution_and_grows_with_the_shift() -> None:
+    rng = np.random.default_rng(1)
+    first, second = rng.normal(0, 1, (200, 8)), rng.normal(0, 1, (200, 8))
+    near, far = squared_mmd(first, second), squared_mmd(first, second + 1)
+    assert abs(near) < 0.1
+    assert far > 1
