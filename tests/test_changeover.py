@@ -53,7 +53,8 @@ def under(product: str) -> Any:
 
 
 def faults(received: list[Received]) -> dict[str, str]:
-    return {one.what: one.reason for one in statuses(received)[-1].faults}
+    newest = statuses(received)[-1:]
+    return {one.what: one.reason for status in newest for one in status.faults}
 
 
 def judged(received: list[Received], product: str) -> list[Verdict]:
