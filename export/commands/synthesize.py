@@ -7,7 +7,7 @@ choose the threshold or test. Masks (or boxes) say where the real defects are; g
 put on. Each file is marked as synthetic in its name and inside, and the export never validates, calibrates or tests
 with one.
 
-  --method cut-and-paste   real defects on other places; quick, and the default
+  --method cut-and-paste   real defects on other places; quick, the default; it does not help everywhere
   --method procedural      scratches and blobs; needs no real defect
   --method classical       the real pictures turned, mirrored, brighter
   --method gan             experimental: a network learns to draw them (half an hour or more on two idle cores)
