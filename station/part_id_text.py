@@ -4,6 +4,8 @@ import re
 
 LONGEST = 64
 """Characters of an id, at most: it goes into each verdict, into file names of others and onto labels."""
+LONGEST_LOOKED_AT = 1024
+"""Characters of a text that a pattern is held against, at most: a stranger may send any."""
 _SHOWN = 40
 
 
@@ -18,6 +20,8 @@ def read_id(raw: str, pattern: re.Pattern[str] | None) -> str:
         ValueError: it is no id; the text says why, in one line.
     """
     text = raw.strip(" \t\r\n\0")
+    if len(text) > LONGEST_LOOKED_AT:
+        raise ValueError(f"{shown(text)} has {len(text)} characters, more than {LONGEST_LOOKED_AT}")
     if pattern is not None:
         match = pattern.fullmatch(text)
         if match is None:

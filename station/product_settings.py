@@ -80,6 +80,12 @@ class ProductView(Section):
             for (one, first), (other, second) in combinations(regions.items(), 2):
                 if first.overlaps(second):
                     raise ValueError(f"regions {kind}.{one} and {kind}.{other} overlap; make one of the two smaller")
+        for one, inspected in self.inspect.items():
+            for other, ignored in self.ignore.items():
+                if ignored.covers(inspected):
+                    raise ValueError(
+                        f"region inspect.{one} lies in ignore.{other} as a whole: nothing in it would count"
+                    )
         return self
 
     def regions(self) -> Iterator[tuple[str, Region]]:

@@ -40,6 +40,15 @@ class Region(Section):
     height_px: int = Field(ge=8)
     """Height."""
 
+    def covers(self, other: "Region") -> bool:
+        """Whether the other one lies in this one as a whole."""
+        return (
+            self.x_px <= other.x_px
+            and self.y_px <= other.y_px
+            and other.x_px + other.width_px <= self.x_px + self.width_px
+            and other.y_px + other.height_px <= self.y_px + self.height_px
+        )
+
     def overlaps(self, other: "Region") -> bool:
         """Whether the two have a pixel in common."""
         return (

@@ -123,8 +123,10 @@ def as_owner(folder: Path) -> Iterator[None]:
         os.setegid(group)
 
 
-def bundles(settings: Settings) -> Iterator[Finding]:
+def bundles(settings: Settings, only: str | None = None) -> Iterator[Finding]:
     """Load each bundle that would judge, with the reference picture where a camera has one, and replay its golden set.
+
+    With `only`, those of one product.
 
     Raises:
         ConfigurationError: a trusted key, or the key of the library, cannot be read.
@@ -139,29 +141,29 @@ def bundles(settings: Settings) -> Iterator[Finding]:
     loaded: dict[BundleKey, Manifest] = {}
     for camera in settings.camera:
         for product, part in camera_products(settings, camera, desk).items():
+            if only not in (None, product):
+                continue
             what = f"bundle {desk.chosen(part.bundle.places).origin}"
             if product is not None:
                 what = f"product {product}, camera {camera}, {what}"
             elif part.bundle in loaded:
                 continue
-            yield _bundle(what, functools.partial(_check_bundle, part, loaded))
+            unseen = settings.bundles.key_credential is not None and "CREDENTIALS_DIRECTORY" not in os.environ
+            yield _bundle(what, functools.partial(_check_bundle, part, loaded), unseen=unseen)
     for group, process in settings.process.items():
-        if process.bundle is not None:
+        if process.bundle is not None and only is None:
             yield _process_bundle(group, process, desk, process_places(settings, group))
     yield from dict.fromkeys(faults)
 
 
-def _bundle(what: str, check: Callable[[], str]) -> Finding:
+def _bundle(what: str, check: Callable[[], str], *, unseen: bool) -> Finding:
+    """What a bundle is worth; `unseen`: only the service is given the key of the library."""
     try:
         return Finding(what, check())
     except BundleLocked as exc:
-        return Finding(what, str(exc), ExitCode.OK if _credential_missing() else ExitCode.BUNDLE, advice=True)
+        return Finding(what, str(exc), ExitCode.OK if unseen else ExitCode.BUNDLE, advice=True)
     except ModelError as exc:
         return Finding(what, str(exc), ExitCode.BUNDLE)
-
-
-def _credential_missing() -> bool:
-    return "CREDENTIALS_DIRECTORY" not in os.environ
 
 
 def _process_bundle(group: str, settings: ProcessSettings, desk: BundleDesk, places: Places) -> Finding:

@@ -8,8 +8,8 @@ from pathlib import Path
 from station.adapters.control_folder import ask
 from station.adapters.product_file import ProductFile
 from station.commands.exit_codes import ExitCode
-from station.commands.looks import as_owner
-from station.errors import ConfigurationError, NotRunning, StationError
+from station.commands.looks import as_owner, bundles
+from station.errors import BundleError, ConfigurationError, NotRunning, StationError
 from station.messages import ChangeoverResult, Verb
 from station.settings import Settings, load
 
@@ -32,6 +32,7 @@ def run(options: argparse.Namespace) -> ExitCode:
 
     Raises:
         ConfigurationError: the configuration is wrong, or there is no such product.
+        BundleError: without a running station, a bundle of the product cannot be used.
         StationError: the station refused or did not answer, or the choice could not be noted.
     """
     settings = load(options.config, os.environ)
@@ -60,6 +61,9 @@ def _change(settings: Settings, wanted: str) -> ExitCode:
         try:
             answer = ask(data_dir, Verb.CHANGE_PRODUCT, {"product": name, "by": f"{getpass.getuser()}"}, WITHIN_S)
         except NotRunning as exc:
+            wrong = [one for one in bundles(settings, name) if one.code is not ExitCode.OK]
+            if wrong:
+                raise BundleError(f"{wrong[0].what}: {wrong[0].text}; the next start begins as before") from exc
             ProductFile(data_dir).save(name)
             print(f"{exc}; its next start begins with {name}")
             return ExitCode.OK
