@@ -85,7 +85,9 @@ def settled(made: Output, parts: int) -> Callable[[], bool]:
     def is_settled() -> bool:
         made.running()
         health = made.line.health()
-        return health.expected == parts and health.pending == 0
+        # Not `pending`: a signal that is being given is no longer waited for, and not yet done.
+        done = health.spared + health.written + health.late + health.failed
+        return health.expected == parts == done and health.pending == 0
 
     return is_settled
 
