@@ -434,6 +434,7 @@ class Verdict(Message):
         product: that the line made; of a frame captured during a changeover the former one. None: none is configured.
         changeover: set in a camera's first verdict under a product that the line was changed over to.
         allowed: defects that a rule of the product lets pass; they do not count.
+        unlisted: defects and allowed ones that were found besides those that are listed.
     """
 
     schema_version: Literal[1] = 1
@@ -464,6 +465,7 @@ class Verdict(Message):
     product: Name | None = None
     changeover: Changeover | None = None
     allowed: tuple[Defect, ...] = ()
+    unlisted: int = 0
 
 
 class CameraState(Message):
@@ -725,7 +727,7 @@ class Gap(Message):
         count: how many, None when nobody can know.
         began, ended: the time it concerns.
         epoch, first_sequence, last_sequence: the verdicts concerned, where they had numbers.
-        why: `station_down`, `camera_stalled`, `paused`, `journal_corrupt`, `journal_full`, `disk_full`, …
+        why: `station_down`, `camera_stalled`, `paused`, `journal_corrupt`, `journal_full`, `disk_full`, `too_large`, …
     """
 
     schema_version: Literal[1] = 1
@@ -993,6 +995,7 @@ class Link:
         connections: how many connections were made since the start; when it grows, what was in flight must go back.
         session_present: the broker still knew the station's session when it accepted the newest connection.
         window: messages that the broker takes before it acknowledges one (MQTT 5, section 3.2.2.3.3).
+        largest_bytes: of a packet that the broker takes (section 3.2.2.3.6); None: it names no limit.
         reason: why there is no connection, one line; None while there is one.
         refused: the broker refused the login or the certificate; someone must act.
     """
@@ -1001,5 +1004,6 @@ class Link:
     connections: int = 0
     session_present: bool = False
     window: int = 65_535
+    largest_bytes: int | None = None
     reason: str | None = None
     refused: bool = False

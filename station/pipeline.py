@@ -40,6 +40,9 @@ from station.settings import BaseCamera, ModelSettings
 
 logger = logging.getLogger(__name__)
 
+MOST_DEFECTS = 250
+"""Listed in a verdict, the best first: a model that sees them everywhere must not make a message that is too large."""
+
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
@@ -231,7 +234,7 @@ class Inspector:
             sequence=frame.sequence,
             outcome=judgement.outcome,
             reasons=judgement.reasons,
-            defects=judgement.defects,
+            defects=judgement.defects[:MOST_DEFECTS],
             score=judgement.score,
             threshold=judgement.threshold,
             model=self._loaded.ref if self._loaded else None,
@@ -254,7 +257,8 @@ class Inspector:
             process=process,
             product=self._recipe.product,
             changeover=changeover,
-            allowed=judgement.allowed,
+            allowed=judgement.allowed[:MOST_DEFECTS],
+            unlisted=sum(max(0, len(one) - MOST_DEFECTS) for one in (judgement.defects, judgement.allowed)),
         )
 
     def judged_with(self) -> JudgedWith:

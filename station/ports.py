@@ -460,6 +460,9 @@ class Publisher(StateSink, Resource, Protocol):
     def send(self, row: OutboxRow, *, historical: bool) -> bool:
         """Hand one message to the network; False when there is no connection and it must be sent again later."""
 
+    def fits(self, message: Outgoing) -> bool:
+        """Whether the broker takes a message of this size; one that it does not would end the connection each time."""
+
     def acknowledgements(self) -> Sequence[int]:
         """Rows that the broker acknowledged since the last call."""
 

@@ -28,6 +28,8 @@ from station.wire import decode, not_durable, outgoing_gap
 
 logger = logging.getLogger(__name__)
 
+WALL_JUMP_S = 1.0
+"""A wall clock that moved against the monotonic one by more than this was set."""
 MARK_WITHIN_S = 0.5
 """An acknowledgement is noted in the journal with the next commit, at the latest after this; losing the note in a crash
 gives a duplicate, nothing worse."""
@@ -156,6 +158,8 @@ class Recorder:
         self._retry_at_s = 0.0
         self._declare_at_s = 0.0
         self._marked_s = clock.monotonic_s()
+        self._wall = self._wall_offset()
+        self._former_walls: deque[tuple[float, float]] = deque()
         self._committed = 0
         self._last_row = 0
         self._health: JournalHealth | None = None
@@ -202,6 +206,7 @@ class Recorder:
         """Do what there is to do; wait up to `timeout_s` when there is nothing."""
         messages = self._mailbox.take_all(self._wait_s(timeout_s), BATCH_ROWS)
         now_s = self._clock.monotonic_s()
+        self._follow_wall_clock(now_s)
         self._follow_link()
         self._take_acknowledgements()
         self._begin_replays(now_s)
@@ -418,14 +423,28 @@ class Recorder:
             if entry.acknowledged:
                 entry.acknowledged = False
                 self._delivery.strand(OutboxRow(row, 0.0, entry.message))
+        # In the wall time that was the earliest of all in the window: acknowledgements are noted in wall time.
+        began_s = self._clock.monotonic_s() - self._replay_window_s
         try:
-            first = self._journal.replay(self._clock.now().timestamp() - self._replay_window_s)
+            first = self._journal.replay(began_s + min((self._wall, *(offset for _, offset in self._former_walls))))
         except StorageError as exc:
             logger.debug("%s", exc)
             return
         self._replay_due = False
         if first is not None:
             self._delivery.rewind(first)
+
+    def _wall_offset(self) -> float:
+        return self._clock.now().timestamp() - self._clock.monotonic_s()
+
+    def _follow_wall_clock(self, now_s: float) -> None:
+        """Remember for the replay window by how much the wall clock was other than it is."""
+        offset = self._wall_offset()
+        if abs(offset - self._wall) > WALL_JUMP_S:
+            self._former_walls.append((now_s, self._wall))
+            self._wall = offset
+        while self._former_walls and self._former_walls[0][0] < now_s - self._replay_window_s:
+            self._former_walls.popleft()
 
     def _begin_replays(self, now_s: float) -> None:
         if not self._asked or (self._fault is not None and now_s < self._retry_at_s):
@@ -481,10 +500,24 @@ class Recorder:
             sending = self._delivery.next(now_s)
             if sending is None:
                 return
-            if not self._publisher.send(sending.row, historical=sending.historical):
+            if not self._publisher.fits(sending.row.message):
+                self._withhold(sending.row)
+            elif not self._publisher.send(sending.row, historical=sending.historical):
                 self._failed_connection = self._connection
                 self._delivery.disconnected()
                 return
+
+    def _withhold(self, row: OutboxRow) -> None:
+        """Leave a message in the journal that the broker would never take, so that those behind it go out."""
+        message = row.message
+        logger.error(
+            "%s: %d bytes are more than the broker takes; it stays in the journal, and a gap says so",
+            message.topic,
+            len(message.payload),
+        )
+        self._note_loss(message, "too_large")
+        if self._delivery.acknowledged(row.row) and row.row in self._spool:
+            self._spool[row.row].acknowledged = True
 
     def _note_loss(self, message: Outgoing, why: str) -> None:
         if message.kind != "verdict" or message.sequence is None:

@@ -102,6 +102,7 @@ process = pathlib.Path("/proc", sys.argv[1])
 thread = next(one for one in (process / "task").iterdir() if (one / "comm").read_text().strip() == sys.argv[2])
 ptrace = ctypes.CDLL(None, use_errno=True).ptrace
 SEIZE, INTERRUPT, DETACH, WALL = 0x4206, 0x4207, 17, 0x40000000
+TURNS = 15
 
 
 def asked(request):
@@ -116,6 +117,7 @@ def waits_of_the_supervisor():
 
 # A thread that is stopped while it has Python's lock stops all the others as well, and nobody can say which it was: they
 # then wait without end, or ask for the lock a thousand times a second. The supervisor waits five times a second.
+# Between two tries it must come round again: otherwise the watchdog would end a station that the tries had stopped.
 for _ in range(20):
     asked(SEIZE)
     asked(INTERRUPT)
@@ -125,6 +127,9 @@ for _ in range(20):
     if 2 <= waits_of_the_supervisor() - before <= 300:
         break
     asked(DETACH)
+    before = waits_of_the_supervisor()
+    while waits_of_the_supervisor() < before + TURNS:
+        time.sleep(0.1)
 else:
     sys.exit("the thread was never stopped alone")
 while os.WIFSTOPPED(os.waitpid(int(thread.name), WALL)[1]):

@@ -1,10 +1,18 @@
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from station.adapters.system_clock import SystemClock
 from station.judge import INCOMPLETE, above_threshold, judge, stricter, unjudged
-from station.manifest import Thresholds
-from station.messages import Box, Defect, Outcome, Reason, Scores
+from station.manifest import QualityLimits, Thresholds, read_bundle
+from station.messages import Box, Capture, Defect, Frame, ModelRef, Outcome, Pixels, Reason, Scores
+from station.pipeline import MOST_DEFECTS, Inspector, LoadedModel, Setup
+from station.settings import SHIPPED_BUNDLE, FolderCamera, ModelSettings
+from station.wire import encode
 
 THRESHOLDS = Thresholds(default=0.5, per_class={"short": 0.9})
 
@@ -82,3 +90,25 @@ def test_stricter_thresholds_lower_what_stands_above_the_limit_only() -> None:
     strict = stricter(own, 0.4)
     assert (strict.default, strict.per_class) == (0.4, {"open": 0.2, "short": 0.4})
     assert stricter(own, 0.9) == own
+
+
+class Everywhere:
+    """A model that sees defects wherever it looks, as a wrong exposure may make it do."""
+
+    ref = ModelRef(name="everywhere", version="1", sha256="0" * 64)
+
+    def infer(self, pixels: Pixels) -> Scores:  # noqa: ARG002 (of the Protocol)
+        return scores(*(defect("open", 1 - number / 10_000) for number in range(4000)))
+
+
+def test_a_verdict_lists_the_best_defects_and_counts_the_others() -> None:
+    clock = SystemClock()
+    inspector = Inspector("s", "c", 1, FolderCamera(kind="folder", path=Path()), ModelSettings(), clock)
+    manifest = read_bundle(SHIPPED_BUNDLE).manifest.model_copy(update={"quality": QualityLimits()})
+    inspector.use(Setup(LoadedModel(Everywhere(), manifest)))
+    picture = np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8)
+    verdict = inspector.inspect(Frame("c", 1, Capture(picture, datetime.now(UTC), clock.monotonic_s())))
+    assert verdict.outcome is Outcome.NG
+    assert [one.score for one in verdict.defects] == [1 - number / 10_000 for number in range(MOST_DEFECTS)]
+    assert verdict.unlisted == 4000 - MOST_DEFECTS
+    assert len(encode(verdict)) < 64_000

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,21 @@ def test_a_row_is_sent_with_its_lane_and_acknowledged_under_its_number(tmp_path:
     assert [one.historical for one in received] == [False, False, True]
     assert {one.content_type for one in received} == {"application/json"}
     assert {one.topic for one in received} == {"inspection/line-1/camera/top/verdict"}
+
+
+def test_the_largest_packet_is_the_brokers_and_what_is_larger_is_not_shown(tmp_path: Path) -> None:
+    limited = Mosquitto(tmp_path, "allow_anonymous true\nmax_packet_size 2000")
+    with limited as broker, Listener(broker.port) as listener, bench(broker.port) as line:
+        line.connected()
+        assert line.publisher.link().largest_bytes == 2000
+        assert line.publisher.fits(message(1))
+        assert not line.publisher.fits(replace(message(1), payload=b"x" * 2000))
+        line.publisher.retain(STATUS, b"x" * 2000)
+        line.publisher.copy("inspection/line-1/response/pause", b"x" * 2000, None)
+        line.send(1)
+        wait_for(lambda: line.has_acknowledged(1))
+        listener.wait_until(lambda messages: len(messages) == 1)
+        assert line.publisher.link().connections == 1
 
 
 def test_without_a_broker_it_starts_says_so_once_and_sends_nothing() -> None:

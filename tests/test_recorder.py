@@ -8,7 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from delivery_helpers import BEGIN, FakeClock, message, sequences
+from delivery_helpers import BEGIN, FakeClock, message, sequences, verdict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mosquitto import Listener, Mosquitto, wait_for
@@ -21,7 +21,7 @@ from station.mailbox import Mailbox, Overflow
 from station.messages import Gap, Outcome, Outgoing, Selection, Verdict
 from station.recorder import MARK_WITHIN_S, RETRY_S, Recorder
 from station.settings import JournalSettings
-from station.wire import decode
+from station.wire import decode, outgoing
 
 
 @dataclass
@@ -113,6 +113,28 @@ def test_a_verdict_is_stored_before_it_is_sent_and_done_when_it_is_acknowledged(
     assert bench.recorder.committed == 3
 
 
+@pytest.mark.parametrize("disk", [True, False])
+def test_what_no_broker_takes_stays_in_the_journal_and_holds_nothing_up(disk: bool) -> None:
+    bench = Bench()
+    bench.publisher.connect(session_present=True)
+    bench.publisher.largest_bytes = len(message(2).payload) + 100
+    bench.journal.refuse = not disk
+    bench.judge(1)
+    bench.mailbox.put(outgoing(verdict(2).model_copy(update={"source": "x" * 1000})))
+    bench.judge(3)
+    bench.run(2)
+    assert bench.sent() == [1, 3]
+    bench.journal.refuse = False
+    bench.clock.pass_s(RETRY_S)
+    bench.settle()
+    assert bench.is_idle()
+    assert bench.sent() == [1, 3]
+    assert [one.sequence for one in (row.message for row in bench.journal.latest(10))] == [1, 2, 3]
+    (gap,) = bench.gaps()
+    assert (gap.what, gap.count, gap.first_sequence, gap.last_sequence) == ("verdicts", 1, 2, 2)
+    assert gap.why == "too_large"
+
+
 def test_acknowledgements_go_with_the_next_commit() -> None:
     bench = Bench()
     bench.publisher.connect(session_present=True)
@@ -192,6 +214,35 @@ def test_a_broker_that_forgot_the_session_gets_the_replay_window_again() -> None
     assert bench.sent(historical=True) == [2, 3]
     assert bench.sent(historical=False) == [4]  # it was on its way when the connection broke
     assert bench.is_idle()
+
+
+@pytest.mark.parametrize("jump_s", [7200.0, -7200.0])
+def test_a_clock_that_was_set_does_not_shorten_the_replay_window(jump_s: float) -> None:
+    bench = Bench()
+    bench.publisher.connect(session_present=False)
+    bench.judge(1)
+    bench.settle()
+    bench.clock.pass_s(100)
+    bench.run()
+    bench.judge(2)
+    bench.settle()
+    bench.clock.wall_step_s = jump_s
+    bench.judge(3)
+    bench.settle()
+    bench.publisher.sent.clear()
+    bench.publisher.cut()
+    bench.run()
+    bench.publisher.connect(session_present=False)
+    bench.settle()
+    again = bench.sent(historical=True)
+    assert again == ([2, 3] if jump_s > 0 else [1, 2, 3])  # sooner too many than too few
+    bench.clock.pass_s(100)
+    bench.publisher.cut()
+    bench.run()
+    bench.publisher.sent.clear()
+    bench.publisher.connect(session_present=False)
+    bench.settle()
+    assert bench.sent() == []
 
 
 def test_a_session_that_was_kept_needs_no_replay() -> None:

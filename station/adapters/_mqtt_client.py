@@ -42,6 +42,8 @@ SESSION_EXPIRY_S = 86_400
 """How long the broker should remember the session of a station that is away."""
 MAXIMUM_PACKET_BYTES = 262_144
 """What the broker may send to the station in one packet (MQTT 5, section 3.1.2.11.4)."""
+PACKET_OVERHEAD_BYTES = 128
+"""What a packet holds besides topic and payload, at most: header, packet identifier and our properties."""
 FIRST_PAUSE_S = 0.25
 STEADY_AFTER_S = 10.0
 """A connection that lived this long, or acknowledged something, makes the next pause short again."""
@@ -178,6 +180,11 @@ class MqttClient:
         self._flush_until_s = self._clock.monotonic_s() + flush_s
         self._stopping.set()
         self._thread.join()
+
+    def fits(self, topic: str, payload: bytes) -> bool:
+        """Whether the broker that accepted the newest connection takes a message of this size."""
+        largest = self._link.largest_bytes
+        return largest is None or len(topic.encode()) + len(payload) + PACKET_OVERHEAD_BYTES <= largest
 
     def publish_once(self, topic: str, payload: bytes, properties: Properties) -> None:
         """Hand a message over with QoS 0: nobody acknowledges it, and nobody can refuse it."""
@@ -347,6 +354,7 @@ class MqttClient:
             connections=connection.number,
             session_present=connection.session_present,
             window=connection.window,
+            largest_bytes=getattr(properties, "MaximumPacketSize", None),
         )
         self._report()
         if self._topics:

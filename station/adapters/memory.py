@@ -147,6 +147,7 @@ class MemoryPublisher:
         self.sent: list[tuple[OutboxRow, bool]] = []
         self.retained: dict[str, bytes] = {}
         self.copies: list[tuple[str, bytes, bytes | None]] = []
+        self.largest_bytes: int | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -181,6 +182,10 @@ class MemoryPublisher:
         self.sent.append((row, historical))
         self._unacknowledged.append(row.row)
         return True
+
+    def fits(self, message: Outgoing) -> bool:
+        """Whether the payload is no larger than `largest_bytes`, which the test may set."""
+        return self.largest_bytes is None or len(message.payload) <= self.largest_bytes
 
     def acknowledgements(self) -> Sequence[int]:
         """Rows acknowledged since the last call."""

@@ -1,5 +1,6 @@
 """The Publisher port over MQTT 5: verdicts and gaps with QoS 1, retained states, last will."""
 
+import logging
 import math
 import threading
 from collections.abc import Callable, Sequence
@@ -14,6 +15,8 @@ from station.broker_settings import BrokerSettings
 from station.messages import Incoming, Link, OutboxRow, Outgoing
 from station.ports import Clock
 from station.wire import CONTENT_TYPE, HISTORICAL
+
+logger = logging.getLogger(__name__)
 
 FLUSH_S = 2.0
 """At the end the last messages have this long to be acknowledged."""
@@ -60,6 +63,7 @@ class MqttPublisher:
         self._tell = on_link
         self._retained: dict[str, tuple[bytes, Properties]] = {}
         self._newest: dict[str, tuple[int, int]] = {}
+        self._too_large: set[str] = set()
         self._retaining = threading.Lock()
         self._rows: dict[int, int] = {}
         self._adopted = Link()
@@ -112,6 +116,10 @@ class MqttPublisher:
         self._rows[token] = row.row
         return True
 
+    def fits(self, message: Outgoing) -> bool:
+        """Whether the broker takes a message of this size."""
+        return self._client.fits(message.topic, message.payload)
+
     def _is_newest(self, message: Outgoing) -> bool:
         """Whether this is the newest message of a topic that shows where a thing stands, and note it as such.
 
@@ -146,20 +154,28 @@ class MqttPublisher:
             properties.MessageExpiryInterval = math.ceil(expires_s)
         with self._retaining:
             self._retained[topic] = payload, properties
-            self._client.publish(topic, payload, retain=True, properties=properties)
+            self._show(topic, payload, properties)
 
     def copy(self, topic: str, payload: bytes, correlation: bytes | None) -> None:
         """Send a message once, without a promise, with the correlation data of the one that it answers."""
         properties = _properties(historical=False)
         if correlation is not None:
             properties.CorrelationData = correlation
-        self._client.publish_once(topic, payload, properties)
+        if self._client.fits(topic, payload):
+            self._client.publish_once(topic, payload, properties)
 
     def _republish(self) -> None:
         with self._retaining:
             for topic, (payload, properties) in self._retained.items():
-                self._client.publish(topic, payload, retain=True, properties=properties)
+                self._show(topic, payload, properties)
         self._wake()
+
+    def _show(self, topic: str, payload: bytes, properties: Properties) -> None:
+        if self._client.fits(topic, payload):
+            self._client.publish(topic, payload, retain=True, properties=properties)
+        elif topic not in self._too_large:
+            logger.error("%s: %d bytes are more than the broker takes; it is not shown there", topic, len(payload))
+            self._too_large.add(topic)
 
     def _changed(self, link: Link) -> None:
         self._tell(link)
