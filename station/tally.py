@@ -46,10 +46,10 @@ class Tally:
     """Counts verdicts as they arrive; a verdict that arrives twice is counted once.
 
     Args:
-        is_defective: the truth of a frame, where it is known.
+        is_defective: the truth of a frame; None: nobody knows it, such as that of a frame without a picture.
     """
 
-    def __init__(self, is_defective: Callable[[Verdict], bool] | None = None) -> None:
+    def __init__(self, is_defective: Callable[[Verdict], bool | None] = lambda _: None) -> None:
         self._is_defective = is_defective
         self._confusion: Counter[tuple[bool, bool]] = Counter()
         self._outcomes: Counter[Outcome] = Counter()
@@ -69,8 +69,9 @@ class Tally:
             return False
         self._outcomes[verdict.outcome] += 1
         self._latencies_ms.append((received_at_s - verdict.captured_at.timestamp()) * 1e3)
-        if self._is_defective is not None:
-            self._confusion[self._is_defective(verdict), verdict.outcome is Outcome.OK] += 1
+        truth = self._is_defective(verdict)
+        if truth is not None:
+            self._confusion[truth, verdict.outcome is Outcome.OK] += 1
         return True
 
     def count(self, outcome: Outcome) -> int:

@@ -39,6 +39,14 @@ def test_unknown_counts_as_caught_on_a_defective_frame_and_as_a_false_reject_on_
     assert confusion.false_reject_rate == pytest.approx(2 / 5)
 
 
+def test_a_frame_whose_truth_nobody_knows_counts_in_its_outcome_only() -> None:
+    tally = Tally(lambda _: None)
+    assert tally.add(verdict(1, Outcome.UNKNOWN, (Reason.CAMERA_FAULT,)), AT.timestamp())
+    assert (tally.received, tally.count(Outcome.UNKNOWN)) == (1, 1)
+    assert tally.confusion.recall is None
+    assert tally.confusion.false_reject_rate is None
+
+
 def test_a_verdict_that_arrives_twice_is_counted_once() -> None:
     tally = Tally()
     one = verdict(1, Outcome.OK)

@@ -232,9 +232,9 @@ class _Demo:
             and self._tally.received >= camera.account.judged
         )
 
-    def _is_defective(self, verdict: Verdict) -> bool:
-        assert verdict.first_line is not None
-        assert verdict.owned_rows is not None
+    def _is_defective(self, verdict: Verdict) -> bool | None:
+        if verdict.first_line is None or verdict.owned_rows is None:
+            return None
         start, stop = verdict.owned_rows
         return bool(self._web.defects(verdict.first_line + start, verdict.first_line + stop))
 
