@@ -1,6 +1,7 @@
 """`[broker]`: how an MQTT broker is reached; and how a login is written down."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -126,3 +127,23 @@ class BrokerSettings(Login):
         if self.port is not None:
             return self.port
         return 8883 if self.tls else 1883
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerAccess:
+    """Where a broker is, and as whom a source connects to it.
+
+    Attributes:
+        settings: login, TLS, keep-alive and back-off.
+        host, port: the broker.
+        client_id: the session's name at the broker.
+        password: the broker's password, already read.
+        held_back: asked before each attempt to connect; a reason not to, in one line.
+    """
+
+    settings: BrokerSettings
+    host: str
+    port: int
+    client_id: str
+    password: str | None = None
+    held_back: Callable[[], str | None] = lambda: None

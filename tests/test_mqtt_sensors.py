@@ -19,7 +19,7 @@ from sensor_helpers import CLOCK, Heard, listen, next_row, until_state
 
 from station.adapters.embedded_broker import free_port
 from station.adapters.mqtt_sensors import MqttSource
-from station.broker_settings import BrokerSettings
+from station.broker_settings import BrokerAccess, BrokerSettings
 from station.json_path import find, number, parse_json_path, written
 from station.messages import SourceStateName
 from station.process_messages import ChannelQuality
@@ -43,10 +43,8 @@ def settings(**keys: Any) -> MqttSensors:
 
 @contextmanager
 def source_of(port: int, **keys: Any) -> Iterator[MqttSource]:
-    broker = BrokerSettings(port=port, keepalive_s=5)
-    with MqttSource(
-        "oven", settings(**keys), CLOCK, broker, host="127.0.0.1", port=port, client_id="test-oven", password=None
-    ) as source:
+    access = BrokerAccess(BrokerSettings(port=port, keepalive_s=5), "127.0.0.1", port, "test-oven")
+    with MqttSource("oven", settings(**keys), CLOCK, access) as source:
         yield source
 
 

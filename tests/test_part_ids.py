@@ -29,7 +29,7 @@ from station.adapters.embedded_broker import free_port
 from station.adapters.modbus_part_ids import ModbusPartIds
 from station.adapters.mqtt_part_ids import MqttPartIds
 from station.adapters.state_files import StateFiles
-from station.broker_settings import BrokerSettings
+from station.broker_settings import BrokerAccess, BrokerSettings
 from station.commands.exit_codes import ExitCode
 from station.commands.looks import part_ids
 from station.errors import ConfigurationError, StorageError
@@ -236,9 +236,8 @@ def ids_in(found: list[SeenId | SourceEvent]) -> list[SeenId]:
 @contextmanager
 def topic_source(port: int, **keys: Any) -> Iterator[MqttPartIds]:
     table = MqttPartId.model_validate({"kind": "mqtt", "topic": "parts", "reconnect_max_s": 0.5, **keys})
-    with MqttPartIds(
-        "line", table, CLOCK, BrokerSettings(port=port), host="127.0.0.1", port=port, client_id="ids", password=None
-    ) as source:
+    access = BrokerAccess(BrokerSettings(port=port), "127.0.0.1", port, "ids")
+    with MqttPartIds("line", table, CLOCK, access) as source:
         yield source
 
 

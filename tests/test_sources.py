@@ -13,7 +13,8 @@ from sensor_helpers import listen
 from test_mqtt_sensors import Device
 
 from station.broker_settings import BrokerSettings
-from station.commands.sensor_factory import StationBroker, make_sensors
+from station.commands.sensor_factory import make_sensors
+from station.commands.station_broker import StationBroker
 from station.messages import SourceStateName
 from station.ports import Sensors
 from station.process_messages import ChannelQuality

@@ -1,13 +1,11 @@
 """Orders of the plant on an MQTT topic: messages that name a product or its number, as plain text or within JSON."""
 
-from collections.abc import Callable
-
 from station.adapters._live_source import LiveSource
-from station.adapters._mqtt_client import MqttClient
-from station.broker_settings import BrokerSettings
+from station.adapters._topic_listener import TopicListener
+from station.broker_settings import BrokerAccess
 from station.changeover_settings import TopicOrders
 from station.json_message import document_of, value_at
-from station.messages import Incoming, Link, Ordered
+from station.messages import Incoming, Ordered
 from station.ports import Clock
 
 
@@ -17,62 +15,26 @@ class MqttOrders(LiveSource[Ordered]):
     Args:
         settings: the table `[changeover.mqtt]`.
         clock: wall and monotonic time.
-        broker: login, TLS, keep-alive and back-off.
-        host, port: the broker.
-        client_id: the session's name at the broker.
-        password: the broker's password, already read.
-        held_back: asked before each attempt to connect; a reason not to, in one line.
+        access: the broker.
     """
 
-    def __init__(
-        self,
-        settings: TopicOrders,
-        clock: Clock,
-        broker: BrokerSettings,
-        *,
-        host: str,
-        port: int,
-        client_id: str,
-        password: str | None,
-        held_back: Callable[[], str | None] = lambda: None,
-    ) -> None:
+    def __init__(self, settings: TopicOrders, clock: Clock, access: BrokerAccess) -> None:
         super().__init__(settings.topic, settings, clock, "orders")
         self._settings = settings
-        self._client = MqttClient(
-            broker.model_copy(update={"reconnect_max_s": max(0.5, settings.reconnect_max_s)}),
-            host=host,
-            port=port,
-            client_id=client_id,
-            password=password,
-            will=None,
-            clock=clock,
-            on_connected=lambda: None,
-            on_acknowledged=lambda: None,
-            on_link=self._link,
-            held_back=held_back,
-            topics=(settings.topic,),
-            on_message=self._take,
-            on_refused=lambda topic, reason: self._down(f"the broker refuses {topic}: {reason}"),
-            on_subscribed=self._running,
+        self._listener = TopicListener(
+            access,
+            (settings.topic,),
             qos=settings.qos,
-            # An order that waited in the broker while the station was off may be of any age.
-            keep_session=False,
+            reconnect_max_s=settings.reconnect_max_s,
+            clock=clock,
             thread="orders-mqtt",
+            on_message=self._take,
+            running=self._running,
+            down=self._down,
         )
 
     def _serve(self) -> None:
-        """The client's own thread connects and delivers; this one waits for the end.
-
-        Raises:
-            ConfigurationError: a certificate or key file cannot be used.
-        """
-        self._client.start()
-        self._stopping.wait()
-        self._client.stop(0.0)
-
-    def _link(self, link: Link) -> None:
-        if not link.connected:
-            self._down(link.reason or "no connection to the broker")
+        self._listener.serve(self._stopping)
 
     def _take(self, message: Incoming) -> None:
         if message.retained and not self._settings.accept_retained:

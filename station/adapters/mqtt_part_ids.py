@@ -1,13 +1,12 @@
 """Part ids that others publish on an MQTT topic, as plain text or within JSON."""
 
 import re
-from collections.abc import Callable
 
 from station.adapters._live_source import LiveSource
-from station.adapters._mqtt_client import MqttClient
-from station.broker_settings import BrokerSettings
+from station.adapters._topic_listener import TopicListener
+from station.broker_settings import BrokerAccess
 from station.json_message import document_of, time_at_s, value_at
-from station.messages import Incoming, Link
+from station.messages import Incoming
 from station.part_id_messages import SeenId
 from station.part_id_settings import MqttPartId
 from station.part_id_text import read_id, shown
@@ -24,76 +23,27 @@ class MqttPartIds(LiveSource[SeenId]):
         camera: the camera's name.
         settings: its table `part_id`.
         clock: wall and monotonic time.
-        broker: login, TLS, keep-alive and back-off.
-        host, port: the broker.
-        client_id: the session's name at the broker.
-        password: the broker's password, already read.
-        held_back: asked before each attempt to connect; a reason not to, in one line.
+        access: the broker.
     """
 
-    def __init__(
-        self,
-        camera: str,
-        settings: MqttPartId,
-        clock: Clock,
-        broker: BrokerSettings,
-        *,
-        host: str,
-        port: int,
-        client_id: str,
-        password: str | None,
-        held_back: Callable[[], str | None] = lambda: None,
-    ) -> None:
+    def __init__(self, camera: str, settings: MqttPartId, clock: Clock, access: BrokerAccess) -> None:
         super().__init__(camera, settings, clock, "part-ids")
         self._settings = settings
         self._pattern = re.compile(settings.pattern) if settings.pattern is not None else None
-        self._refused: str | None = None
-        self._client = MqttClient(
-            broker.model_copy(update={"reconnect_max_s": max(0.5, settings.reconnect_max_s)}),
-            host=host,
-            port=port,
-            client_id=client_id,
-            password=password,
-            will=None,
-            clock=clock,
-            on_connected=lambda: None,
-            on_acknowledged=lambda: None,
-            on_link=self._link,
-            held_back=held_back,
-            topics=(settings.topic,),
-            on_message=self._take,
-            on_refused=self._refuse,
-            # Not when it is connected: what is published before the subscription stands does not come.
-            on_subscribed=self._subscribed,
+        self._listener = TopicListener(
+            access,
+            (settings.topic,),
             qos=settings.qos,
-            # What waited in the broker while we were away would come with the wrong time.
-            keep_session=False,
+            reconnect_max_s=settings.reconnect_max_s,
+            clock=clock,
             thread=f"part-ids-{camera}-mqtt",
+            on_message=self._take,
+            running=self._running,
+            down=self._down,
         )
 
     def _serve(self) -> None:
-        """The client's own thread connects and delivers; this one waits for the end.
-
-        Raises:
-            ConfigurationError: a certificate or key file cannot be used.
-        """
-        self._client.start()
-        self._stopping.wait()
-        self._client.stop(0.0)
-
-    def _link(self, link: Link) -> None:
-        if not link.connected:
-            self._down(link.reason or "no connection to the broker")
-
-    def _refuse(self, topic: str, reason: str) -> None:
-        self._refused = f"the broker refuses {topic}: {reason}"
-
-    def _subscribed(self) -> None:
-        refused, self._refused = self._refused, None
-        if refused is None:
-            self._running()
-        else:
-            self._down(refused)
+        self._listener.serve(self._stopping)
 
     def _take(self, message: Incoming) -> None:
         if message.retained and self._settings.time_path is None:

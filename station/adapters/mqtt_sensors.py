@@ -1,14 +1,13 @@
 """Readings that others publish on MQTT topics, as plain numbers or within JSON."""
 
 import math
-from collections.abc import Callable
 
-from station.adapters._mqtt_client import MqttClient
 from station.adapters._sensor_source import SensorSource
-from station.broker_settings import BrokerSettings
+from station.adapters._topic_listener import TopicListener
+from station.broker_settings import BrokerAccess
 from station.json_message import document_of, time_at_s, value_at
 from station.json_path import number
-from station.messages import Incoming, Link
+from station.messages import Incoming
 from station.ports import Clock
 from station.process_messages import ChannelQuality
 from station.sensor_settings import MqttSensors
@@ -26,69 +25,34 @@ class MqttSource(SensorSource):
         name: the source's name.
         settings: its table.
         clock: wall and monotonic time.
-        broker: login, TLS, keep-alive and back-off.
-        host, port: the broker.
-        client_id: the session's name at the broker.
-        password: the broker's password, already read.
-        held_back: asked before each attempt to connect; a reason not to, in one line.
+        access: the broker.
     """
 
-    def __init__(
-        self,
-        name: str,
-        settings: MqttSensors,
-        clock: Clock,
-        broker: BrokerSettings,
-        *,
-        host: str,
-        port: int,
-        client_id: str,
-        password: str | None,
-        held_back: Callable[[], str | None] = lambda: None,
-    ) -> None:
+    def __init__(self, name: str, settings: MqttSensors, clock: Clock, access: BrokerAccess) -> None:
         super().__init__(name, settings, tuple(settings.points), clock)
         self._settings = settings
         self._of_topic: dict[str, list[str]] = {}
         for point, table in settings.points.items():
             self._of_topic.setdefault(table.topic, []).append(point)
-        self._client = MqttClient(
-            broker.model_copy(update={"reconnect_max_s": max(0.5, settings.reconnect_max_s)}),
-            host=host,
-            port=port,
-            client_id=client_id,
-            password=password,
-            will=None,
-            clock=clock,
-            on_connected=_nothing,
-            on_acknowledged=_nothing,
-            on_link=self._link,
-            held_back=held_back,
-            topics=tuple(self._of_topic),
-            on_message=self._take,
-            on_refused=self._refused,
-            # Not when it is connected: what is published before the subscription stands does not come.
-            on_subscribed=self._running,
+        self._listener = TopicListener(
+            access,
+            tuple(self._of_topic),
             qos=settings.qos,
-            keep_session=False,
+            reconnect_max_s=settings.reconnect_max_s,
+            clock=clock,
             thread=f"sensors-{name}-mqtt",
+            on_message=self._take,
+            running=self._running,
+            down=self._down,
+            # One topic's points are bad; the others are read.
+            on_refused=self._refused,
         )
 
     def _serve(self) -> None:
-        """The client's own thread connects and delivers; this one waits for the end.
-
-        Raises:
-            ConfigurationError: a certificate or key file cannot be used.
-        """
-        self._client.start()
-        self._stopping.wait()
-        self._client.stop(0.0)
-
-    def _link(self, link: Link) -> None:
-        if not link.connected:
-            self._down(link.reason or "no connection to the broker")
+        self._listener.serve(self._stopping)
 
     def _refused(self, topic: str, reason: str) -> None:
-        self._row(dict.fromkeys(self._of_topic[topic], f"the broker refuses {topic}: {reason}"), {}, None)
+        self._row(dict.fromkeys(self._of_topic[topic], reason), {}, None)
 
     def _take(self, message: Incoming) -> None:
         points = self._of_topic.get(message.topic)
@@ -162,7 +126,3 @@ def _value(document: object, path: str) -> float:
     if not math.isfinite(value):
         raise LookupError(f"{path} is {value}")
     return value
-
-
-def _nothing() -> None:
-    return None

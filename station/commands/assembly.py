@@ -36,7 +36,8 @@ from station.camera_line import BundleKey, CameraPart, CameraProduct
 from station.commands.camera_factory import make_camera
 from station.commands.order_factory import MODBUS, make_orders
 from station.commands.part_id_factory import make_part_ids, need_part_id_extras
-from station.commands.sensor_factory import StationBroker, make_reject, make_sensors, need_extras
+from station.commands.sensor_factory import make_reject, make_sensors, need_extras
+from station.commands.station_broker import StationBroker
 from station.daemon import BROKER, CommandPart, Station
 from station.errors import ConfigurationError, ModelError, ProtocolError, StorageError
 from station.faults import FaultBoard

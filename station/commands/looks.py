@@ -27,7 +27,8 @@ from station.commands.camera_factory import make_camera
 from station.commands.exit_codes import ExitCode
 from station.commands.order_factory import MODBUS, MQTT, make_orders
 from station.commands.part_id_factory import make_part_id_source
-from station.commands.sensor_factory import StationBroker, make_reject, make_sensors
+from station.commands.sensor_factory import make_reject, make_sensors
+from station.commands.station_broker import StationBroker
 from station.errors import (
     BundleLocked,
     CameraError,

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 
 from station.adapters.mqtt_orders import MqttOrders
 from station.adapters.system_clock import SystemClock
-from station.changeover_settings import ChangeoverSettings, TopicOrders
-from station.commands.sensor_factory import StationBroker, optional_adapter
+from station.changeover_settings import ChangeoverSettings
+from station.commands.sensor_factory import optional_adapter
+from station.commands.station_broker import StationBroker
 from station.ports import Orders
 from station.sensor_settings import ModbusTcpSensors
 
@@ -24,7 +25,8 @@ def make_orders(
     """
     sources: dict[str, tuple[Orders, str]] = {}
     if settings.mqtt is not None:
-        sources[MQTT] = (_mqtt(settings.mqtt, broker, environment), f"topic {settings.mqtt.topic}")
+        access = broker.access(settings.mqtt.broker, "orders", "changeover.mqtt.broker", environment)
+        sources[MQTT] = (MqttOrders(settings.mqtt, SystemClock(), access), f"topic {settings.mqtt.topic}")
     if (modbus := settings.modbus) is not None:
         adapter = optional_adapter("modbus_sensors", "modbus", f"changeover.modbus.kind = {modbus.kind!r}")
         where = f"{modbus.host}:{modbus.port}" if isinstance(modbus, ModbusTcpSensors) else modbus.device
@@ -42,28 +44,3 @@ def need_order_extras(settings: ChangeoverSettings) -> None:
     """
     if settings.modbus is not None:
         optional_adapter("modbus_sensors", "modbus", f"changeover.modbus.kind = {settings.modbus.kind!r}")
-
-
-def _mqtt(settings: TopicOrders, station: StationBroker, environment: Mapping[str, str]) -> MqttOrders:
-    client_id = f"{station.client_id}-orders"
-    if settings.broker is None:
-        return MqttOrders(
-            settings,
-            SystemClock(),
-            station.settings,
-            host=station.host,
-            port=station.port,
-            client_id=client_id,
-            password=station.settings.read_password(environment),
-            held_back=station.held_back,
-        )
-    own = settings.broker
-    return MqttOrders(
-        settings,
-        SystemClock(),
-        own,
-        host=own.host,
-        port=own.effective_port,
-        client_id=own.client_id or client_id,
-        password=own.read_password(environment, "changeover.mqtt.broker"),
-    )

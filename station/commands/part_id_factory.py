@@ -7,7 +7,8 @@ from datetime import datetime
 from station.adapters.code_reader import OpenCvCodeReader
 from station.adapters.mqtt_part_ids import MqttPartIds
 from station.adapters.system_clock import SystemClock
-from station.commands.sensor_factory import StationBroker, optional_adapter
+from station.commands.sensor_factory import optional_adapter
+from station.commands.station_broker import StationBroker
 from station.part_id_settings import CodePartId, ModbusRtuPartId, ModbusTcpPartId, MqttPartId, PartIdSettings
 from station.part_ids import PartIds
 from station.ports import PartIdSource, StateStore
@@ -68,7 +69,9 @@ def make_part_id_source(
             source: PartIdSource = adapter.ModbusPartIds(camera, settings, SystemClock())
             return source
         case MqttPartId():
-            return _mqtt(camera, settings, broker, environment)
+            table = f"camera.{camera}.part_id.broker"
+            access = broker.access(settings.broker, f"part-ids-{camera}", table, environment)
+            return MqttPartIds(camera, settings, SystemClock(), access)
         case _:
             return None
 
@@ -82,30 +85,3 @@ def need_part_id_extras(cameras: Mapping[str, BaseCamera]) -> None:
     for camera, settings in cameras.items():
         if isinstance(settings.part_id, ModbusTcpPartId | ModbusRtuPartId):
             optional_adapter("modbus_part_ids", "modbus", f"camera.{camera}.part_id.kind = {settings.part_id.kind!r}")
-
-
-def _mqtt(camera: str, settings: MqttPartId, station: StationBroker, environment: Mapping[str, str]) -> MqttPartIds:
-    client_id = f"{station.client_id}-part-ids-{camera}"
-    if settings.broker is None:
-        return MqttPartIds(
-            camera,
-            settings,
-            SystemClock(),
-            station.settings,
-            host=station.host,
-            port=station.port,
-            client_id=client_id,
-            password=station.settings.read_password(environment),
-            held_back=station.held_back,
-        )
-    own = settings.broker
-    return MqttPartIds(
-        camera,
-        settings,
-        SystemClock(),
-        own,
-        host=own.host,
-        port=own.effective_port,
-        client_id=own.client_id or client_id,
-        password=own.read_password(environment, f"camera.{camera}.part_id.broker"),
-    )

@@ -2,15 +2,14 @@
 
 import importlib
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any, assert_never
 
 from station.adapters.csv_sensors import CsvReplay
 from station.adapters.mqtt_sensors import MqttSource
 from station.adapters.simulated_sensors import SimulatedSensors as SimulatedSource
 from station.adapters.system_clock import SystemClock
-from station.broker_settings import BrokerSettings
+from station.commands.station_broker import StationBroker
 from station.errors import ConfigurationError
 from station.ports import RejectDevice, Sensors
 from station.reject_settings import RejectSettings
@@ -31,24 +30,6 @@ _EXTRAS = {
     "opcua": ("opcua_sensors", "opcua"),
 }
 """Kind → module of the adapter, extra that holds what it needs."""
-
-
-@dataclass(frozen=True, slots=True)
-class StationBroker:
-    """The station's own broker, for sources that read its topics.
-
-    Attributes:
-        settings: login, TLS, keep-alive.
-        host, port: where it is now.
-        client_id: the station's name at it; the sources' names are made from it.
-        held_back: a reason not to connect now, in one line.
-    """
-
-    settings: BrokerSettings
-    host: str
-    port: int
-    client_id: str
-    held_back: Callable[[], str | None] = lambda: None
 
 
 def make_sensors(
@@ -84,7 +65,8 @@ def make_sensors(
             password = settings.read_password(environment, f"sensors.{name}")
             return _source(name, settings).OpcUaSource(name, settings, clock, password)  # type: ignore[no-any-return]
         case MqttSensors():
-            return _mqtt(name, settings, broker, environment)
+            access = broker.access(settings.broker, f"sensors-{name}", f"sensors.{name}.broker", environment)
+            return MqttSource(name, settings, SystemClock(), access)
         case _:
             assert_never(settings)
 
@@ -110,34 +92,6 @@ def need_extras(settings: Settings) -> None:
             _source(name, source)
     for name, reject in settings.reject.items():
         make_reject(name, reject)
-
-
-def _mqtt(name: str, settings: MqttSensors, station: StationBroker, environment: Mapping[str, str]) -> MqttSource:
-    client_id = f"{station.client_id}-sensors-{name}"
-    clock = SystemClock()
-    if settings.broker is None:
-        return MqttSource(
-            name,
-            settings,
-            clock,
-            station.settings,
-            host=station.host,
-            port=station.port,
-            client_id=client_id,
-            password=station.settings.read_password(environment),
-            held_back=station.held_back,
-        )
-    own = settings.broker
-    return MqttSource(
-        name,
-        settings,
-        clock,
-        own,
-        host=own.host,
-        port=own.effective_port,
-        client_id=own.client_id or client_id,
-        password=own.read_password(environment, f"sensors.{name}.broker"),
-    )
 
 
 def _source(name: str, settings: SensorSettings) -> Any:
