@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from export.files import write_whole
 from export.request import Request
 from export.samples import Dataset, DatasetError, Split
 from export.splits import VALIDATION_SHARE, Fold, admit_synthetic, draw_splits, folds
+from station.whole_file import write_whole
 
 RECORD = "cross_validation.json"
 METRICS = "metrics.json"

@@ -16,7 +16,6 @@ from export.comparison import Comparison, doubts, losses, verdict
 from export.dataset import SPLITS, Dataset, Sample
 from export.evaluate import Scored, corners, match
 from export.evaluation import FIGURE_NAMES, Evaluation, picture_score, score_floor
-from export.files import write_whole
 from export.metrics import Interval, clopper_pearson
 from export.page import escape
 from export.thresholds import Counts, options, percent
@@ -24,6 +23,7 @@ from export.thumbnails import close_up, side_by_side
 from station.judge import above_threshold
 from station.manifest import Manifest
 from station.messages import Defect, Scores
+from station.whole_file import write_whole
 
 REPORT = "report.html"
 METRICS = "metrics.json"

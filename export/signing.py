@@ -16,10 +16,10 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from export.files import write_whole
 from station.bundle_file import SIGNATURES, open_members, without_signatures
 from station.errors import ConfigurationError
 from station.trust import Signature, Signatures, Trust, key_id, signed_message
+from station.whole_file import write_whole
 
 _DATE = (1980, 1, 1, 0, 0, 0)
 

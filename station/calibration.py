@@ -30,6 +30,7 @@ from station.manifest import QualityLimits
 from station.messages import Name, Pixels
 from station.section import Region
 from station.settings import BaseCamera, DeviceCamera
+from station.whole_file import write_whole
 
 Scan = Literal["area", "line"]
 """An area camera takes a picture at once; a line-scan camera takes it line by line, so that the belt makes one axis."""
@@ -363,9 +364,9 @@ def write_file(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for ref, data in maps:
-            _write(folder / ref.file, data)
+            write_whole(folder / ref.file, data)
         before = _keep_version(path)
-        _write(path, content.model_dump_json(indent=1).encode() + b"\n")
+        write_whole(path, content.model_dump_json(indent=1).encode() + b"\n")
     except OSError as exc:
         raise CalibrationError(f"{folder}: cannot be written: {exc.strerror}") from exc
     return before
@@ -384,25 +385,6 @@ def _keep_version(path: Path) -> Path | None:
     with suppress(FileExistsError):
         os.link(path, kept)
     return kept
-
-
-def _write(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def differences(made_for: Setup, now: Setup, kind: CalibrationKind) -> list[str]:

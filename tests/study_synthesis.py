@@ -23,7 +23,6 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 
 from export.dataset import read_dataset
-from export.files import write_whole
 from export.gan import GanPreset
 from export.samples import Dataset, Sample
 from export.synthesis.make import Made, Material, Order, gather, make
@@ -31,6 +30,7 @@ from export.synthesis.methods import Method
 from export.synthesis.pick import Seen, look_at, synthetic
 from export.synthesis.probe import Probe, limit_for
 from export.train_gan import CollapsedError, GanKnobs
+from station.whole_file import write_whole
 
 RARE = ("MT_Break", "MT_Crack", "MT_Fray")
 FALSE_REJECTS = 0.05

@@ -19,11 +19,11 @@ import cv2
 
 from export.choice import choose
 from export.dataset import read_dataset
-from export.files import write_whole
 from export.progress import ProgressLine
 from export.samples import Dataset, DatasetError
 from export.sheet import COLUMNS, draw_sheet
 from export.summary import describe, describe_problems, record
+from station.whole_file import write_whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

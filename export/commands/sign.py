@@ -10,11 +10,11 @@ import argparse
 from pathlib import Path
 
 from export.commands.keygen import passphrase
-from export.files import write_whole
 from export.signing import read_private_key, signed
 from station.bundle_file import head_of, open_members, read_file
 from station.manifest import open_bundle
 from station.process_bundle import open_process_bundle
+from station.whole_file import write_whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

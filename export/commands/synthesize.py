@@ -27,7 +27,6 @@ import cv2
 import numpy as np
 
 from export.dataset import DatasetError, read_dataset
-from export.files import write_whole
 from export.gan import GAN_PRESETS
 from export.progress import ProgressLine
 from export.samples import Dataset
@@ -39,6 +38,7 @@ from export.synthesis.quality import COPY_RATIO, Eye, Quality, measure, nearest_
 from export.teller import Teller
 from export.train_gan import GanKnobs
 from station.messages import Pixels
+from station.whole_file import write_whole
 
 LOOKED_AT = 96
 SPLIT_SEED = 0

@@ -34,7 +34,6 @@ from export.choice import TASKS, Task, choose
 from export.cross_validation import cross_validate
 from export.dataset import read_dataset
 from export.evaluation import FIGURE_NAMES
-from export.files import write_whole
 from export.process_arguments import PROCESS_TASKS, add_training_arguments
 from export.progress import ProgressLine
 from export.request import Request
@@ -42,6 +41,7 @@ from export.samples import Dataset, DatasetError
 from export.summary import describe, describe_problems
 from export.synthesis.methods import AUTO, METHODS
 from export.teller import Teller
+from station.whole_file import write_whole
 
 TRAINERS: dict[Task, str] = {
     "detect": "export.commands.train_detect",

@@ -8,7 +8,6 @@ from typing import Any, get_args
 
 from export.classifier import PRESETS, FloatClassifier, Preset, build_trunk
 from export.evaluate import score_samples
-from export.files import write_whole
 from export.finish import Candidate, Demands, finish
 from export.package import Draft, quality_limits
 from export.request import Request
@@ -24,6 +23,7 @@ from export.train_classifier import (
 from export.whole_pictures import best_temperature, draw_calibration, picture_layers, quantize_pictures
 from station.manifest import ClassDecoding
 from station.readout import OUTPUT_NAMES
+from station.whole_file import write_whole
 
 KNOBS = "knobs.json"
 

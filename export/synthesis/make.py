@@ -11,7 +11,6 @@ import cv2
 import numpy as np
 
 from export.dataset import DatasetError, read_sample
-from export.files import write_whole
 from export.gan import GanPreset
 from export.samples import Dataset, Sample, no_boxes
 from export.synthesis import marks
@@ -22,6 +21,7 @@ from export.synthesis.plain import cut_and_paste, procedural
 from export.train_gan import GanKnobs, GanTraining, Look, drawing
 from export.views import ViewKnobs, random_view
 from station.messages import Pixels
+from station.whole_file import write_whole
 
 RECORD = "synthesis.json"
 COCO_FILE = "annotations.json"

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from export.files import write_whole
 from export.samples import Dataset, DatasetError, Sample
 from export.synthesis.make import Order, gather, make, with_synthetic, write
 from export.synthesis.methods import AUTO, METHODS, NONE, QUICK, Method
 from export.synthesis.pick import pick
+from station.whole_file import write_whole
 
 FOLDER = "synthetic"
 GAN_FOLDER = "gan"

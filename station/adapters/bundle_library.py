@@ -23,6 +23,7 @@ from station.bundle_file import read_file
 from station.bundle_index import Entry, Index
 from station.errors import BundleError, BundleLocked, StorageError
 from station.seal import NO_KEY, seal, unseal
+from station.whole_file import write_whole
 
 FOLDER = "bundles"
 """Below the data folder."""
@@ -181,28 +182,7 @@ class BundleLibrary:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Write a file that has its name only when it is whole and on the disk.
-
-    Raises:
-        StorageError: it could not be written; nothing is left of it.
-    """
-    part = path.with_name(f".{path.name}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with part.open("wb") as stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
-            part.replace(path)
-        except OSError:
-            with suppress(OSError):
-                part.unlink(missing_ok=True)
-            raise
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        write_whole(path, content)
     except OSError as exc:
         raise StorageError(f"{path}: cannot be written: {exc.strerror}") from exc

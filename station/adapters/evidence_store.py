@@ -50,6 +50,7 @@ from station.messages import (
 )
 from station.ports import Clock
 from station.settings import EvidenceSettings
+from station.whole_file import write_whole
 from station.wire import decode, encode
 
 QUEUE_PICTURES = 32
@@ -268,9 +269,9 @@ class EvidenceStore:
     def _write(self, item: Kept, sidecar: bytes, encoded: bytes) -> None:
         path = self._data_dir / item.reference
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write(path.with_suffix(".json"), sidecar)
+        write_whole(path.with_suffix(".json"), sidecar, sync_folder=False)
         try:
-            _write(path, encoded)
+            write_whole(path, encoded, sync_folder=False)
         except OSError:
             with suppress(OSError):
                 path.with_suffix(".json").unlink(missing_ok=True)
@@ -301,7 +302,7 @@ class EvidenceStore:
             item = Kept(verdict.id, verdict.camera, mark.kind, len(content), missing=True)
             path = (self._data_dir / item.reference).with_suffix(".missing")
             path.parent.mkdir(parents=True, exist_ok=True)
-            _write(path, content)
+            write_whole(path, content, sync_folder=False)
             self._marks.popleft()
             with self._lock:
                 self._shelf.add(item)
@@ -367,7 +368,7 @@ class EvidenceStore:
         """
         path = self._root / "probe"
         self._root.mkdir(parents=True, exist_ok=True)
-        _write(path, bytes(PROBE_BYTES))
+        write_whole(path, bytes(PROBE_BYTES), sync_folder=False)
         path.unlink()
 
     def _delete(self, items: Iterable[Kept]) -> None:
@@ -473,25 +474,6 @@ def _mark_unfinished(sidecar: Path) -> int:
         return len(content)
     nothing = {"picture_sha256": None, "picture_bytes": None, "missing": _NEVER_WRITTEN}
     mark = encode(record.model_copy(update=nothing))
-    _write(sidecar.with_suffix(".missing"), mark)
+    write_whole(sidecar.with_suffix(".missing"), mark, sync_folder=False)
     sidecar.unlink()
     return len(mark)
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file that has its name only when it is whole and on the disk.
-
-    Raises:
-        OSError: it could not be written; nothing is left of it.
-    """
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with part.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fdatasync(stream.fileno())
-        part.rename(path)
-    except OSError:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
-        raise

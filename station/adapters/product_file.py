@@ -5,9 +5,9 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from station.adapters._durable_file import replace_durably
 from station.errors import StorageError
 from station.messages import Message, Name
+from station.whole_file import write_whole
 
 FILE = "product.json"
 """In the data folder."""
@@ -50,6 +50,6 @@ class ProductFile:
             StorageError: the former note is still there.
         """
         try:
-            replace_durably(self._path, _Noted(product=product).model_dump_json().encode() + b"\n")
+            write_whole(self._path, _Noted(product=product).model_dump_json().encode() + b"\n")
         except OSError as exc:
             raise StorageError(f"{self._path}: cannot be written: {exc.strerror}") from exc

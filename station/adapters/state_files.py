@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from station.adapters._durable_file import replace_durably
 from station.errors import StorageError
+from station.whole_file import write_whole
 
 
 class StateFiles:
@@ -39,7 +39,7 @@ class StateFiles:
         """
         path = self._path(name)
         try:
-            replace_durably(path, state)
+            write_whole(path, state)
         except OSError as exc:
             raise StorageError(f"{self._of} {name}: {path} cannot be written: {exc.strerror}") from exc
 
