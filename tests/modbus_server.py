@@ -7,25 +7,22 @@ import asyncio
 import os
 import pty
 import selectors
-import signal
 import struct
 import subprocess
 import sys
 import threading
 import tty
 from contextlib import ExitStack
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from child_server import OwnServer
 from pymodbus import FramerType
 from pymodbus.constants import ExcCodes
 from pymodbus.server import ModbusSerialServer, ModbusTcpServer
 from pymodbus.simulator import DataType, SimData, SimDevice
 
 from station.adapters.embedded_broker import free_port
-
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
 
 TEMPERATURE = 81.25
 PRESSURE = -123_456
@@ -80,49 +77,12 @@ async def _serve(kind: str, where: str) -> None:
     await asyncio.Event().wait()
 
 
-class ModbusServer:
+class ModbusServer(OwnServer):
     """The server as a child process; started on entry, ended on exit."""
 
     def __init__(self, kind: str = "tcp", where: str | None = None) -> None:
         self.port = free_port() if kind == "tcp" else 0
-        self._arguments = (kind, where or str(self.port))
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.kill()
-
-    def start(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, __file__, *self._arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=ENVIRONMENT,
-        )
-        assert self._process.stdout is not None
-        assert self._process.stdout.readline() == b"serving\n"
-
-    def kill(self) -> None:
-        """SIGKILL."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.communicate()
-            self._process = None
-
-    def stop(self) -> None:
-        """SIGSTOP: connections are accepted by the kernel, nobody answers."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
-
-    def go_on(self) -> None:
-        """SIGCONT."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGCONT)
+        super().__init__(__file__, kind, where or str(self.port), stderr=subprocess.DEVNULL)
 
 
 class SerialLine:

@@ -1,7 +1,6 @@
 """A real mosquitto on a free loopback port that tests may kill, stop and start again, and a client that listens."""
 
 import shutil
-import signal
 import socket
 import subprocess
 import threading
@@ -14,6 +13,7 @@ from typing import Any, Self
 
 import paho.mqtt.client as mqtt
 import pytest
+from child_server import ChildServer
 from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
@@ -41,65 +41,30 @@ def wait_for(condition: Callable[[], bool], patience_s: float = PATIENCE_S) -> N
     raise AssertionError(f"did not come true within {patience_s:g} s")
 
 
-class Mosquitto:
+class Mosquitto(ChildServer):
     """The broker as a child process; started on entry, ended on exit. `lines` are added to its configuration."""
 
     def __init__(self, folder: Path, lines: str = "allow_anonymous true", *, running: bool = True) -> None:
-        self._binary = needs_mosquitto()
-        self._configuration = folder / "mosquitto.conf"
+        configuration = folder / "mosquitto.conf"
         self.port = free_port()
-        self._configuration.write_text(
+        configuration.write_text(
             f"listener {self.port} 127.0.0.1\n{lines}\nuser root\nlog_dest none\n"
             "connection_messages false\nmax_queued_messages 0\n",
             encoding="utf-8",
         )
         self._start_on_entry = running
-        self._process: subprocess.Popen[bytes] | None = None
+        super().__init__([needs_mosquitto(), "-c", str(configuration)], stderr=subprocess.DEVNULL)
 
     def __enter__(self) -> Self:
-        if self._start_on_entry:
-            self.start()
-        return self
+        return super().__enter__() if self._start_on_entry else self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.kill()
-
-    def start(self) -> None:
-        self._process = subprocess.Popen([self._binary, "-c", str(self._configuration)], stderr=subprocess.DEVNULL)
+    def _wait_until_it_serves(self) -> None:
         wait_for(self._listens)
 
     def _listens(self) -> bool:
-        assert self._process is not None
-        assert self._process.poll() is None, "mosquitto ended at once"
+        assert self.process.poll() is None, "mosquitto ended at once"
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
-
-    def kill(self) -> None:
-        """SIGKILL: nothing is saved."""
-        if self._process is None:
-            return
-        self._process.kill()
-        self._process.wait()
-        self._process = None
-
-    def terminate(self) -> None:
-        """SIGTERM, as a service manager ends it: it saves what its configuration says."""
-        assert self._process is not None
-        self._process.terminate()
-        self._process.wait()
-        self._process = None
-
-    def stop(self) -> None:
-        """SIGSTOP: the kernel still accepts connections, nobody answers."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
-
-    def go_on(self) -> None:
-        """SIGCONT."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGCONT)
 
 
 @dataclass(frozen=True, slots=True)

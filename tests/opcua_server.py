@@ -6,14 +6,11 @@ Run as a program it is the server: `opcua_server.py PORT FOLDER`; it takes order
 import asyncio
 import json
 import logging
-import os
-import signal
 import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from asyncua import ua
 from asyncua.crypto.permission_rules import SimpleRoleRuleset, User, UserRole
@@ -22,10 +19,9 @@ from asyncua.server.server import Server
 from asyncua.server.user_managers import UserManager
 from asyncua.ua.attribute_ids import AttributeIds
 from asyncua.ua.status_codes import StatusCodes
+from child_server import OwnServer
 
 from station.adapters.embedded_broker import free_port
-
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
 
 NAMESPACE = "urn:test:press"
 BEGIN = {"Temperature": 81.25, "Pressure": 7, "Running": True, "Text": "hot", "Array": [1.0, 2.0]}
@@ -78,64 +74,22 @@ async def _serve(port: int, certificates: str) -> None:
             print("done", flush=True)
 
 
-class OpcUaServer:
+class OpcUaServer(OwnServer):
     """The server as a child process; started on entry, ended on exit."""
 
     def __init__(self, certificates: Path | None = None) -> None:
         self.port = free_port()
         self.url = f"opc.tcp://127.0.0.1:{self.port}/press"
-        self._certificates = str(certificates or "")
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.kill()
-
-    def start(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", __file__, str(self.port), self._certificates],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=ENVIRONMENT,
-        )
-        self._answer(b"serving\n")
+        super().__init__(__file__, str(self.port), str(certificates or ""), stdin=subprocess.PIPE)
 
     def hold(self, name: str, value: object, *, status: str = "Good", at_s: float | None = None) -> None:
         """Let a variable hold a value with a status and a source timestamp."""
-        assert self._process is not None
-        assert self._process.stdin is not None
+        assert self.process.stdin is not None
         at_s = datetime.now(UTC).timestamp() if at_s is None else at_s
         order = {"name": name, "value": value, "status": status, "at_s": at_s}
-        self._process.stdin.write(json.dumps(order).encode() + b"\n")
-        self._process.stdin.flush()
-        self._answer(b"done\n")
-
-    def kill(self) -> None:
-        """SIGKILL."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.communicate()
-            self._process = None
-
-    def stop(self) -> None:
-        """SIGSTOP: connections are accepted by the kernel, nobody answers."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
-
-    def go_on(self) -> None:
-        """SIGCONT."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGCONT)
-
-    def _answer(self, expected: bytes) -> None:
-        assert self._process is not None
-        assert self._process.stdout is not None
-        assert self._process.stdout.readline() == expected
+        self.process.stdin.write(json.dumps(order).encode() + b"\n")
+        self.process.stdin.flush()
+        self.hear(b"done\n")
 
 
 if __name__ == "__main__":

@@ -7,14 +7,12 @@ set the value, one line each. Registers 50 and 51 hold an encoder that counts `C
 
 import asyncio
 import os
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
+from child_server import OwnServer
 from pymodbus.constants import ExcCodes
 from pymodbus.server import ModbusTcpServer
 from pymodbus.simulator import DataType, SimData, SimDevice
@@ -71,40 +69,19 @@ async def _serve(port: int, log: Path) -> None:
             await asyncio.sleep(ENCODER_EVERY_S)
 
 
-class Plc:
+class Plc(OwnServer):
     """The server as a child process; started on entry, ended on exit."""
 
     def __init__(self, folder: Path, *, niceness: int = 0) -> None:
         self.port = free_port()
         self._log = folder / "plc.log"
         self._niceness = niceness
-        self._process: subprocess.Popen[bytes] | None = None
+        super().__init__(__file__, str(self.port), str(self._log))
 
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.kill()
-
-    def start(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, __file__, str(self.port), str(self._log)],
-            stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
-        )
+    def _wait_until_it_serves(self) -> None:
         if self._niceness:
-            os.setpriority(os.PRIO_PROCESS, self._process.pid, self._niceness)
-        assert self._process.stdout is not None
-        assert self._process.stdout.readline() == b"serving\n"
-
-    def kill(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.communicate()
-            self._process = None
+            os.setpriority(os.PRIO_PROCESS, self.process.pid, self._niceness)
+        super()._wait_until_it_serves()
 
     @property
     def writes(self) -> list[Write]:
