@@ -11,6 +11,8 @@ import threading
 
 from iotcore import Broker
 
+from station.heap import keep_the_heap_small
+
 
 def _leave_with_the_parent() -> None:
     """The parent holds the other end of standard input and never writes; the end of the file means that it is gone."""
@@ -20,6 +22,7 @@ def _leave_with_the_parent() -> None:
 
 def main() -> None:
     """Serve MQTT for ever."""
+    keep_the_heap_small()
     logging.basicConfig(level=logging.WARNING, format="embedded broker: %(levelname)s %(message)s")
     logging.getLogger("rumqttd").setLevel(logging.CRITICAL)  # it logs every packet as an error
     threading.Thread(target=_leave_with_the_parent, daemon=True).start()

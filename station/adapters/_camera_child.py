@@ -38,6 +38,7 @@ from station.adapters._camera_channel import (
     send,
 )
 from station.errors import CameraError, EndOfStream
+from station.heap import keep_the_heap_small
 from station.messages import Capture, Pixels, Reason, SkipReason
 from station.picture import apply
 from station.ports import Adjustable, Camera
@@ -387,6 +388,7 @@ def main() -> int:
     parser.add_argument("--parent", type=int, required=True)
     parser.add_argument("--descriptors", type=int, nargs=3, required=True, metavar=("CHANNEL", "WORDS", "WAKE"))
     arguments = parser.parse_args()
+    keep_the_heap_small()
     channel_descriptor, words_descriptor, wake = arguments.descriptors
     # An orderly stop is the station's business; service managers signal every process of a service at once.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
