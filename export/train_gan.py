@@ -4,7 +4,9 @@
 
 One network for all classes of defects, told which one it is to draw: what dark lines have in common is learnt once. The
 discriminator's pairs are a real defect with its mask, and a drawn one on a piece of a real good part with its strength
-as mask. An average of the generator's weights over the last steps is what is used (Karras et al., ICLR 2018).
+as mask. The default generator also paints real defects back onto the ground that they stood on, by the mean absolute
+difference (Isola et al., CVPR 2017): a few parts tell little to a discriminator, and this how dark a defect is. An
+average of the generator's weights over the last steps is what is used (Karras et al., ICLR 2018).
 
 What was done is saved every `save_every` steps and taken up again by the same command.
 """
@@ -18,21 +20,28 @@ from typing import Any
 
 import keras
 import numpy as np
+import numpy.typing as npt
 from keras import ops
 
 from export.checkpoint import restore, save
 from export.dataset import DatasetError
-from export.gan import LATENT, GanPreset, build_critic, build_generator, join
-from export.synthesis.blending import Draw, Drawn, faded, place
-from export.synthesis.patches import PATCH_PX, Floats, Patch, cut
+from export.gan import LATENT, MULTIPLE_PX, GanPreset, build_critic, build_generator, join
+from export.synthesis.blending import VISIBLE, Draw, Drawn, Paint, Variation, bent, faded, place
+from export.synthesis.patches import PATCH_PX, Floats, Marked, Patch, cut, paint_over, soften
 from export.synthesis.plain import turned
 from export.synthesis.quality import COLLAPSED_BELOW, Eye, diversity
 from station.messages import Pixels
 
 CHECKPOINT = "gan.npz"
 SAY_EVERY_S = 10.0
-LOOKED_AT = 48
-"""Patches that are drawn to see whether all of them are the same."""
+LOOKED_AT = 32
+"""Patches of each class that are drawn to see whether all of them are the same."""
+
+REPAINT = 20.0
+"""Weight of the mean absolute difference, in parts of the grey scale, of defects that are painted back."""
+
+FOLLOW_EVERY = 4
+"""Steps between two additions to the average of the weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +53,7 @@ class GanKnobs:
         minutes: time budget.
         steps: of the generator, at most.
         batch: patches a step.
-        generator_rate, critic_rate: of Adam; None: 2e-4 and 4e-4 (default), 2e-4 and 5e-5 (textbook).
+        generator_rate, critic_rate: of Adam; None: 4e-4 and 4e-4 (default), 2e-4 and 5e-5 (textbook).
         average: share of the former average that a step keeps.
         save_every: steps between two checkpoints.
         look_every: steps between two looks at what is drawn.
@@ -53,11 +62,11 @@ class GanKnobs:
 
     preset: GanPreset = "default"
     minutes: float = 25.0
-    steps: int = 12_000
-    batch: int = 16
+    steps: int = 6_000
+    batch: int = 12
     generator_rate: float | None = None
     critic_rate: float | None = None
-    average: float = 0.998
+    average: float = 0.995
     save_every: int = 500
     look_every: int = 1_000
     seed: int = 0
@@ -93,7 +102,8 @@ class GanTraining:
     """One training; `train` does all of it.
 
     Args:
-        patches: real defects of the classes to learn.
+        patches: real defects of the classes to learn, as the textbook draws them.
+        marked: the pictures that they were cut out of: the default learns from windows of these.
         classes: labels of the classes, in the order of the one-hot input.
         goods: good pictures, `[height, width]` or `[height, width, 3]`.
         channels: 1 or 3.
@@ -106,6 +116,7 @@ class GanTraining:
     def __init__(
         self,
         patches: Sequence[Patch],
+        marked: Sequence[Marked],
         classes: Sequence[int],
         goods: Sequence[Pixels],
         channels: int,
@@ -117,10 +128,11 @@ class GanTraining:
     ) -> None:
         if not goods:
             raise DatasetError("there is no picture of a good part to draw defects on; add some, or name the class")
-        self._patches = patches
         self._classes = list(classes)
         self._by_class = [[one for one in patches if one.label == label] for label in classes]
         self._goods = goods
+        self._grounds = [_at_least_a_window(_scaled(good)) for good in goods]
+        self._sights = [[_Sight.of(one) for one in marked if one.label == label] for label in classes]
         self._channels = channels
         self._knobs = knobs
         self._folder = folder
@@ -152,7 +164,8 @@ class GanTraining:
         while step < knobs.steps and time.monotonic() - began < 60 * knobs.minutes:
             critic_loss, generator_loss = self._step(networks)
             step += 1
-            self._follow(networks.averaged, networks.generator, step)
+            if step % FOLLOW_EVERY == 0 or step < FOLLOW_EVERY:
+                self._follow(networks.averaged, networks.generator, step)
             if not (math.isfinite(critic_loss) and math.isfinite(generator_loss)):
                 raise DatasetError(f"the losses are not finite at step {step}; try another --seed")
             now = time.monotonic()
@@ -187,13 +200,13 @@ class GanTraining:
         # The generator's own copy does not move while the generator does, on any backend.
         judge = build_critic(knobs.preset, count, self._channels, knobs.seed + 1)
         judge.trainable = False
-        adversary = join(generator, judge, count, self._channels)
+        adversary = join(knobs.preset, generator, judge, count, self._channels)
         pair = self._pair(critic)
         textbook = knobs.preset == "textbook"
         beta = 0.5 if textbook else 0.0
         adversary.compile(
-            keras.optimizers.Adam(knobs.generator_rate or 2e-4, beta_1=beta, beta_2=0.99),
-            loss=_textbook_fooled if textbook else _fooled,
+            keras.optimizers.Adam(knobs.generator_rate or (2e-4 if textbook else 4e-4), beta_1=beta, beta_2=0.99),
+            loss=_textbook_fooled if textbook else [_fooled, _repainted],
         )
         pair.compile(
             keras.optimizers.Adam(knobs.critic_rate or (5e-5 if textbook else 4e-4), beta_1=beta, beta_2=0.99),
@@ -204,18 +217,21 @@ class GanTraining:
     def _step(self, networks: "_Networks") -> tuple[float, float]:
         """One step of the critic and one of the generator; their losses."""
         target = np.zeros((self._knobs.batch, 1), np.float32)
-        noise, kind, ground = self._inputs()
-        alpha, difference = networks.generator.predict_on_batch([noise, kind, ground])
-        drawn = np.concatenate([np.clip(ground + alpha * difference, 0, 1), alpha], axis=-1)
-        real, real_kind = self._real()
-        critic_loss = networks.pair.train_on_batch([real, real_kind, drawn, kind], [target, target])
+        free = self._inputs()
+        alpha, difference = networks.generator.predict_on_batch(free)
+        drawn = np.concatenate([np.clip(free[2] + alpha * difference, 0, 1), alpha], axis=-1)
+        real, again = self._real()
+        critic_loss = networks.pair.train_on_batch([real, again[1], drawn, free[1]], [target, target])
         networks.judge.set_weights(networks.critic.get_weights())
-        generator_loss = networks.adversary.train_on_batch(list(self._inputs()), target)
+        if self._knobs.preset == "textbook":
+            generator_loss = networks.adversary.train_on_batch(self._inputs(), target)
+        else:
+            generator_loss = networks.adversary.train_on_batch([*free, *again], [target, real])
         return float(np.ravel(critic_loss)[0]), float(np.ravel(generator_loss)[0])
 
     def _follow(self, averaged: keras.Model, generator: keras.Model, step: int) -> None:
         # At the beginning the average of few steps: the first weights must not linger.
-        keep = min(self._knobs.average, step / (step + 9))
+        keep = min(self._knobs.average**FOLLOW_EVERY, step / (step + 9 * FOLLOW_EVERY))
         averaged.set_weights(
             [
                 keep * old + (1 - keep) * new
@@ -231,13 +247,28 @@ class GanTraining:
             [real, real_kind, drawn, drawn_kind], [critic([real, real_kind]), critic([drawn, drawn_kind])]
         )
 
-    def _inputs(self) -> tuple[Floats, Floats, Floats]:
-        batch = self._knobs.batch
-        noise = self._rng.standard_normal((batch, LATENT)).astype(np.float32)
-        chosen = self._rng.integers(len(self._classes), size=batch)
-        kind = np.eye(len(self._classes), dtype=np.float32)[chosen]
-        ground = np.stack([self._ground(int(index)) for index in chosen])
-        return noise, kind, ground
+    def _inputs(self) -> list[Floats]:
+        """What the generator draws from: good pieces, and for the default shapes of real defects, bent."""
+        chosen = self._rng.integers(len(self._classes), size=self._knobs.batch)
+        if self._knobs.preset == "textbook":
+            return [*self._told(chosen), np.stack([self._ground(int(index)) for index in chosen])]
+        strengths, grounds = [], []
+        for index in chosen:
+            while True:
+                window = self._window(int(index), self._rng)
+                shape = bent(window.mask, Variation().bend, self._rng)
+                if (shape >= VISIBLE).any():
+                    break
+            grounds.append(self._good_window(window))
+            strengths.append(soften(shape))
+        return [*self._told(chosen), np.stack(grounds), np.stack(strengths), self._grain(self._knobs.batch)]
+
+    def _told(self, chosen: npt.NDArray[np.int64]) -> tuple[Floats, Floats]:
+        noise = self._rng.standard_normal((len(chosen), LATENT)).astype(np.float32)
+        return noise, np.eye(len(self._classes), dtype=np.float32)[chosen]
+
+    def _grain(self, count: int) -> Floats:
+        return self._rng.standard_normal((count, PATCH_PX, PATCH_PX, 1)).astype(np.float32)
 
     def _ground(self, index: int) -> Floats:
         """A piece of a good part, of the size that a real defect of this class has."""
@@ -247,10 +278,32 @@ class GanTraining:
         left, top = place(good.shape[:2], side, self._rng)
         return turned(cut(good, left, top, side), int(self._rng.integers(8)))
 
-    def _real(self) -> tuple[Floats, Floats]:
-        """Real defects, each class as often; turned and mirrored, with their masks behind them."""
+    def _window(self, index: int, rng: np.random.Generator) -> "_Window":
+        """A window with a real defect of one class in it, mirrored or not; each picture as often."""
+        own = self._sights[index]
+        return own[int(rng.integers(len(own)))].window(rng)
+
+    def _good_window(self, window: "_Window") -> Floats:
+        """A window of a good part at about the same place: near an edge where that one is."""
+        good = self._grounds[int(self._rng.integers(len(self._grounds)))]
+        corner = []
+        for length, share in zip(good.shape[:2], window.place, strict=True):
+            room = length - PATCH_PX
+            jitter = 0.0 if share in (0.0, 1.0) else float(self._rng.normal(0, 0.1))
+            corner.append(round(min(max(share + jitter, 0.0), 1.0) * room))
+        return good[corner[0] : corner[0] + PATCH_PX, corner[1] : corner[1] + PATCH_PX]
+
+    def _real(self) -> tuple[Floats, list[Floats]]:
+        """Real defects with their masks behind them, each class as often, and what the generator paints them from."""
         batch = self._knobs.batch
         chosen = self._rng.integers(len(self._classes), size=batch)
+        told = self._told(chosen)
+        if self._knobs.preset == "default":
+            windows = [self._window(int(index), self._rng) for index in chosen]
+            strength = np.stack([soften(window.mask) for window in windows])
+            ground = np.stack([window.ground for window in windows])
+            real = ground + strength * (np.stack([window.pixels for window in windows]) - ground)
+            return np.concatenate([real, strength], axis=-1), [*told, ground, strength, self._grain(batch)]
         rows = []
         rim = faded(PATCH_PX)
         for index in chosen:
@@ -258,26 +311,30 @@ class GanTraining:
             # Drawn defects fade at the rim when they are put down; the critic must not know them by that.
             pixels = patch.ground + rim * (patch.pixels - patch.ground)
             rows.append(turned(np.concatenate([pixels, rim * patch.mask], axis=-1), int(self._rng.integers(8))))
-        return np.stack(rows), np.eye(len(self._classes), dtype=np.float32)[chosen]
+        return np.stack(rows), list(told)
 
     def _diversity(self, eye: Eye, averaged: keras.Model, step: int) -> float:
         rng = np.random.default_rng((self._knobs.seed, step))
         shares, shown = [], []
         for index, own in enumerate(self._by_class):
-            real = np.stack([patch.pixels for patch in own])
-            drawn = draw_patches(averaged, index, len(self._classes), self._grounds(index), rng)
+            if self._knobs.preset == "textbook":
+                real = np.stack([patch.pixels for patch in own])
+                grounds = np.stack([self._ground(index) for _ in range(LOOKED_AT)])
+                drawn = draw_patches(averaged, index, len(self._classes), grounds, rng)
+            else:
+                windows = [self._window(index, rng) for _ in range(LOOKED_AT)]
+                real = np.stack([window.pixels for window in windows])
+                draw = painting(averaged, index, len(self._classes))
+                drawn = np.stack([_painted(draw, self._good_window(window), window.mask, rng) for window in windows])
             shares.append(diversity(eye, real, drawn))
             shown.append(drawn[:8])
         if self._look is not None:
             self._look(step, np.concatenate(shown))
         return min(shares)
 
-    def _grounds(self, index: int) -> Floats:
-        return np.stack([self._ground(index) for _ in range(LOOKED_AT)])
-
 
 def draw_patches(generator: keras.Model, index: int, classes: int, grounds: Floats, rng: np.random.Generator) -> Floats:
-    """Defects of one class on grounds `[n, 64, 64, channels]`: patches of the same shape."""
+    """Defects of one class on grounds `[n, 64, 64, channels]`, by the textbook: patches of the same shape."""
     noise = rng.standard_normal((len(grounds), LATENT)).astype(np.float32)
     kind = np.tile(np.eye(classes, dtype=np.float32)[index], (len(grounds), 1))
     alpha, difference = generator.predict_on_batch([noise, kind, grounds])
@@ -285,7 +342,7 @@ def draw_patches(generator: keras.Model, index: int, classes: int, grounds: Floa
 
 
 def drawing(generator: keras.Model, index: int, classes: int) -> Draw:
-    """The generator as a way to draw one class of defects."""
+    """The textbook's generator as a way to draw one class of defects."""
     kind = np.eye(classes, dtype=np.float32)[index][None]
 
     def draw(ground: Floats, rng: np.random.Generator) -> Drawn:
@@ -294,6 +351,108 @@ def drawing(generator: keras.Model, index: int, classes: int) -> Draw:
         return Drawn(np.asarray(alpha[0], np.float32), np.asarray(difference[0], np.float32))
 
     return draw
+
+
+def painting(generator: keras.Model, index: int, classes: int) -> Paint:
+    """The default generator as a way to paint shapes of one class of defects."""
+    kind = np.eye(classes, dtype=np.float32)[index][None]
+
+    def paint(ground: Floats, strength: Floats, rng: np.random.Generator) -> Floats:
+        at = np.nonzero(strength[..., 0])
+        rows, columns = (_span(places, length) for places, length in zip(at, strength.shape[:2], strict=True))
+        seen, shape = ground[rows, columns], strength[rows, columns]
+        # To multiples, as the network halves and doubles.
+        more = [(0, -length % MULTIPLE_PX) for length in shape.shape[:2]]
+        noise = rng.standard_normal((1, LATENT)).astype(np.float32)
+        seen = np.pad(seen, (*more, (0, 0)), mode="symmetric")
+        shape = np.pad(shape, (*more, (0, 0)))
+        grain = rng.standard_normal((1, *shape.shape)).astype(np.float32)
+        # Called, not predicted with: for each size of picture that would be compiled anew.
+        _, painted = generator([noise, kind, seen[None], shape[None], grain], training=False)
+        difference = np.zeros_like(ground)
+        inside = difference[rows, columns]
+        inside[:] = ops.convert_to_numpy(painted)[0, : inside.shape[0], : inside.shape[1]]
+        return difference
+
+    return paint
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Window:
+    """A square of `PATCH_PX` of a picture with a defect.
+
+    Attributes:
+        pixels, ground: `[64, 64, channels]` in 0..1, with the defect and without.
+        mask: `[64, 64, 1]`, 0 or 1.
+        place: where it lies in its picture, down and across; 0: at the first edge, 1: at the other.
+    """
+
+    pixels: Floats
+    ground: Floats
+    mask: Floats
+    place: tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Sight:
+    """A picture with a defect, at least as large as a window; arrays as in `_Window`."""
+
+    pixels: Floats
+    ground: Floats
+    mask: Floats
+
+    @classmethod
+    def of(cls, marked: Marked) -> "_Sight":
+        """Of a picture as it is stored."""
+        ground = _scaled(paint_over(marked.pixels, marked.mask))
+        mask = marked.mask.astype(np.float32)[..., None]
+        return cls(*map(_at_least_a_window, (_scaled(marked.pixels), ground, mask)))
+
+    def window(self, rng: np.random.Generator) -> _Window:
+        """One around any pixel of the defect."""
+        at = np.argwhere(self.mask[..., 0])
+        middle = at[int(rng.integers(len(at)))] + rng.integers(-PATCH_PX // 3, PATCH_PX // 3 + 1, 2)
+        room = np.array(self.mask.shape[:2]) - PATCH_PX
+        top, left = (int(value) for value in np.clip(middle - PATCH_PX // 2, 0, room))
+        share = [float(corner / most) if most else 0.5 for corner, most in zip((top, left), room, strict=True)]
+        fields = [
+            field[top : top + PATCH_PX, left : left + PATCH_PX] for field in (self.pixels, self.ground, self.mask)
+        ]
+        for axis in (0, 1):
+            if rng.random() < 0.5:  # noqa: PLR2004
+                fields = [np.flip(field, axis) for field in fields]
+                share[axis] = 1 - share[axis]
+        pixels, ground, mask = map(np.ascontiguousarray, fields)
+        return _Window(pixels, ground, mask, (share[0], share[1]))
+
+
+def _scaled(pixels: Pixels) -> Floats:
+    scaled = np.asarray(pixels / np.float32(255), np.float32)
+    return scaled if scaled.ndim == 3 else scaled[..., None]  # noqa: PLR2004
+
+
+def _at_least_a_window(field: Floats) -> Floats:
+    more = [(0, max(0, PATCH_PX - length)) for length in field.shape[:2]]
+    return np.pad(field, (*more, (0, 0)), mode="symmetric") if any(extra for _, extra in more) else field
+
+
+def _span(places: npt.NDArray[np.int64], length: int) -> slice:
+    """From the first to the last place, at least a window where there is room for one."""
+    first, last = int(places.min()), int(places.max()) + 1
+    grow = max(0, PATCH_PX - (last - first))
+    first = max(0, min(first - grow // 2, length - PATCH_PX))
+    return slice(first, min(max(last, first + PATCH_PX), length))
+
+
+def _painted(paint: Paint, ground: Floats, mask: Floats, rng: np.random.Generator) -> Floats:
+    strength = soften(mask)
+    return np.asarray(np.clip(ground + strength * paint(ground, strength, rng), 0, 1), np.float32)
+
+
+def _repainted(real: Any, painted: Any) -> Any:
+    """Mean absolute difference where the defect is; the mask stands behind the pixels of both."""
+    apart = ops.sum(ops.abs(real[..., :-1] - painted[..., :-1]), axis=(1, 2, 3))
+    return REPAINT * ops.mean(apart / (ops.sum(real[..., -1], axis=(1, 2)) + 1))
 
 
 def _fooled(_: Any, score: Any) -> Any:

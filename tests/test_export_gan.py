@@ -32,7 +32,7 @@ def material(dataset: Dataset) -> Material:
 
 def training(material: Material, knobs: GanKnobs, folder: Path | None, said: list[str]) -> GanTraining:
     goods = [pixels for _, pixels in material.goods]
-    return GanTraining(material.patches, [1], goods, 1, knobs, folder=folder, say=said.append)
+    return GanTraining(material.patches, material.marked, [1], goods, 1, knobs, folder=folder, say=said.append)
 
 
 def test_it_goes_on_where_it_stopped_and_draws_what_it_is_asked_for(
@@ -57,7 +57,10 @@ def test_generator_and_critic_fit_each_other(preset: GanPreset) -> None:
     rng = np.random.default_rng(0)
     kind = np.eye(2, dtype=np.float32)
     ground = rng.uniform(0, 1, (2, PATCH_PX, PATCH_PX, 3)).astype(np.float32)
-    alpha, difference = generator.predict_on_batch([rng.standard_normal((2, LATENT)).astype(np.float32), kind, ground])
+    inputs = [rng.standard_normal((2, LATENT)).astype(np.float32), kind, ground]
+    if preset == "default":
+        inputs += [rng.uniform(0, 1, (2, PATCH_PX, PATCH_PX, 1)).astype(np.float32) for _ in range(2)]
+    alpha, difference = generator.predict_on_batch(inputs)
     assert alpha.shape == (2, PATCH_PX, PATCH_PX, 1)
     assert difference.shape == ground.shape
     assert 0 <= alpha.min() <= alpha.max() <= 1

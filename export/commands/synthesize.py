@@ -10,7 +10,7 @@ with one.
   --method cut-and-paste   real defects on other places; quick, the default; it does not help everywhere
   --method procedural      scratches and blobs; needs no real defect
   --method classical       the real pictures turned, mirrored, brighter
-  --method gan             experimental: a network learns to draw them (half an hour or more on two idle cores)
+  --method gan             experimental: a network learns to paint them
 
 OUT receives the pictures with their masks (or COCO boxes), synthesis.json (how they were made and what they are worth),
 sheet.png (look at it: real defects above, synthetic ones below) and nearest.png (each synthetic defect with the real

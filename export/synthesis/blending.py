@@ -1,13 +1,13 @@
 """Put a defect into a picture of a good part: where, how large and how strong, with a true mask."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from export.synthesis.patches import Floats, Mask, cut
+from export.synthesis.patches import Floats, Mask, Piece, cut, soften
 from station.messages import Pixels
 
 VISIBLE = 0.5
@@ -22,6 +22,9 @@ LARGEST_SHARE = 0.6
 FAINTEST = 4.0
 """A defect that changes the picture by less than this many grey values, on the mean of its mask, cannot be seen."""
 
+BEND_KNOTS = 4
+"""Knots on each side of the field that bends a shape."""
+
 TRIES = 40
 
 
@@ -33,11 +36,13 @@ class Variation:
         size: largest change of its size, as a natural logarithm.
         contrast: likewise of its strength.
         each: defects in a picture, at most.
+        bend: standard deviation by which a painted shape is bent, as a share of its longer side.
     """
 
     size: float = 0.25
     contrast: float = 0.25
     each: int = 2
+    bend: float = 0.05
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,6 +60,63 @@ class Drawn:
 
 Draw = Callable[[Floats, np.random.Generator], Drawn]
 """Makes a defect for a square of a good picture, `[edge, edge, channels]` in 0..1."""
+
+
+Paint = Callable[[Floats, Floats, np.random.Generator], Floats]
+"""Paints a shape: from a good picture `[height, width, channels]` in 0..1 and the strength `[height, width, 1]` to the
+difference at each pixel, as the picture."""
+
+
+def put_pieces(
+    pixels: Pixels, pieces: Sequence[Piece], paint: Paint | None, variation: Variation, rng: np.random.Generator
+) -> tuple[Pixels, Mask] | None:
+    """A copy of a good picture with one real defect or more, or with other ones of such shapes.
+
+    They keep their resolution but for `variation.size`, and are mirrored, not turned: what lies along the grain of a
+    part still does. What ended at an edge of its picture ends there again.
+
+    Args:
+        pixels: `[height, width]` or `[height, width, 3]`.
+        pieces: real defects of one class.
+        paint: paints the shapes anew; None: they look as they did.
+        variation: how much to vary.
+        rng: source of randomness.
+
+    Returns:
+        The picture and the mask of its defects; None when no try gave a defect that can be seen.
+    """
+    result = np.asarray(pixels / np.float32(255), np.float32).reshape(*pixels.shape[:2], -1)
+    mask = np.zeros(pixels.shape[:2], np.bool_)
+    for _ in range(int(rng.integers(1, variation.each + 1))):
+        for _ in range(TRIES):
+            piece = _mirrored(pieces[int(rng.integers(len(pieces)))], rng)
+            shape, difference = _varied(piece, variation, paint is not None, rng)
+            shape, difference = _onto(shape, difference, piece, pixels.shape[:2], rng)
+            strength = float(np.exp(rng.uniform(-1, 1) * variation.contrast))
+            spot = shape[..., 0] >= VISIBLE
+            if not LEAST_PX <= np.count_nonzero(spot) <= LARGEST_SHARE * spot.size:
+                continue
+            alpha = soften(shape)
+            if paint is not None:
+                difference = paint(result, alpha, rng)
+            changed = np.asarray(np.clip(result + strength * alpha * difference, 0, 1), np.float32)
+            if 255 * float(np.abs(changed - result)[spot].mean()) >= FAINTEST:
+                result = changed
+                mask |= spot
+                break
+    if not mask.any():
+        return None
+    return np.asarray(np.clip(np.rint(result * 255), 0, 255), np.uint8).reshape(pixels.shape), mask
+
+
+def bent(field: Floats, bend: float, rng: np.random.Generator) -> Floats:
+    """A shape `[height, width, 1]` moved smoothly by some `bend` of its longer side."""
+    height, width = field.shape[:2]
+    knots = rng.normal(0, bend * max(height, width), (BEND_KNOTS, BEND_KNOTS, 2)).astype(np.float32)
+    moved = np.asarray(cv2.resize(knots, (width, height), interpolation=cv2.INTER_CUBIC), np.float32)
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    seen = cv2.remap(np.ascontiguousarray(field), x + moved[..., 0], y + moved[..., 1], cv2.INTER_LINEAR)
+    return np.asarray(seen, np.float32).reshape(field.shape)
 
 
 def put_defects(
@@ -99,6 +161,52 @@ def faded(edge_px: int) -> Floats:
     """1 inside, falling to 0 at the rim of a square: no defect ends in a straight line by itself."""
     ramp = np.clip(np.minimum(np.arange(edge_px) + 0.5, edge_px - np.arange(edge_px) - 0.5) / (0.12 * edge_px), 0, 1)
     return np.asarray(np.minimum.outer(ramp, ramp)[..., None], np.float32)
+
+
+def _mirrored(piece: Piece, rng: np.random.Generator) -> Piece:
+    across, down = rng.random(2) < 0.5  # noqa: PLR2004
+    if across:
+        mask, difference = piece.mask[:, ::-1], piece.difference[:, ::-1]
+        piece = replace(piece, mask=mask, difference=difference, left=piece.right, right=piece.left)
+    if down:
+        mask, difference = piece.mask[::-1], piece.difference[::-1]
+        piece = replace(piece, mask=mask, difference=difference, top=piece.bottom, bottom=piece.top)
+    return piece
+
+
+def _varied(piece: Piece, variation: Variation, painted: bool, rng: np.random.Generator) -> tuple[Floats, Floats]:
+    """Shape and difference in another size, as `piece`; the shape bent where it is painted anew."""
+    factor = float(np.exp(rng.uniform(-1, 1) * variation.size))
+    height, width = piece.mask.shape[:2]
+    size = max(round(width * factor), 3), max(round(height * factor), 3)
+
+    def resized(field: Floats) -> Floats:
+        scaled = cv2.resize(np.ascontiguousarray(field), size, interpolation=cv2.INTER_LINEAR)
+        return np.asarray(scaled, np.float32).reshape(size[1], size[0], -1)
+
+    shape = resized(piece.mask)
+    return bent(shape, variation.bend, rng) if painted else shape, resized(piece.difference)
+
+
+def _onto(
+    shape: Floats, difference: Floats, piece: Piece, size: tuple[int, ...], rng: np.random.Generator
+) -> tuple[Floats, Floats]:
+    """Both on an empty picture of height and width: at the edge that the defect ended at, else anywhere within."""
+
+    def first(length: int, room: int, *, low: bool, high: bool) -> int:
+        if low or high:
+            return 0 if low else room - length
+        return int(rng.integers(0, max(room - length, 0) + 1))
+
+    height, width = shape.shape[:2]
+    top = first(height, size[0], low=piece.top, high=piece.bottom)
+    left = first(width, size[1], low=piece.left, high=piece.right)
+    to = slice(max(top, 0), min(top + height, size[0])), slice(max(left, 0), min(left + width, size[1]))
+    of = slice(to[0].start - top, to[0].stop - top), slice(to[1].start - left, to[1].stop - left)
+    whole_shape = np.zeros((size[0], size[1], 1), np.float32)
+    whole_difference = np.zeros((size[0], size[1], difference.shape[2]), np.float32)
+    whole_shape[to], whole_difference[to] = shape[of], difference[of]
+    return whole_shape, whole_difference
 
 
 def _put(

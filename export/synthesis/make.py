@@ -14,11 +14,21 @@ from export.dataset import DatasetError, read_sample
 from export.gan import GanPreset
 from export.samples import Dataset, Sample, no_boxes
 from export.synthesis import marks
-from export.synthesis.blending import Draw, Variation, put_defects
+from export.synthesis.blending import Draw, Paint, Variation, put_defects, put_pieces
 from export.synthesis.methods import Method
-from export.synthesis.patches import Floats, Marked, Mask, Patch, cut_patches, need_patches, read_marked
-from export.synthesis.plain import cut_and_paste, procedural
-from export.train_gan import GanKnobs, GanTraining, Look, drawing
+from export.synthesis.patches import (
+    Floats,
+    Marked,
+    Mask,
+    Patch,
+    Piece,
+    cut_patches,
+    cut_pieces,
+    need_patches,
+    read_marked,
+)
+from export.synthesis.plain import procedural
+from export.train_gan import GanKnobs, GanTraining, Look, drawing, painting
 from export.views import ViewKnobs, random_view
 from station.messages import Pixels
 from station.whole_file import write_whole
@@ -88,13 +98,15 @@ class Material:
 
     Attributes:
         marked: pictures with defects of the classes, with masks.
-        patches: those cut out.
+        patches: their defects in squares of one size.
+        pieces: their defects whole.
         goods: good pictures with their samples.
         channels: 1 or 3.
     """
 
     marked: Sequence[Marked]
     patches: Sequence[Patch]
+    pieces: Sequence[Piece]
     goods: Sequence[tuple[Sample, Pixels]]
     channels: int
 
@@ -121,7 +133,7 @@ def gather(dataset: Dataset, classes: Sequence[int], seed: int) -> Material:
     rng = np.random.default_rng((seed, 11))
     chosen = [good[index] for index in rng.permutation(len(good))[:GOOD_PATCHES]]
     goods = [(sample, read_sample(sample, dataset.channels)) for sample in chosen]
-    return Material(marked, cut_patches(marked, seed), goods, dataset.channels)
+    return Material(marked, cut_patches(marked, seed), cut_pieces(marked), goods, dataset.channels)
 
 
 def make(
@@ -147,13 +159,13 @@ def make(
         DatasetError: a class cannot be learnt, or the network collapsed.
     """
     made: list[Made] = []
-    draws = {} if order.method == "classical" else _draws(dataset, material, order, folder, say, look)
+    puts = {} if order.method == "classical" else _puts(dataset, material, order, folder, say, look)
     for label in order.classes:
         rng = np.random.default_rng((order.seed, label, 13))
         if order.method == "classical":
             made += _views(dataset, material, label, order.count, rng)
         else:
-            made += _on_good(dataset, material, label, draws[label], order, rng)
+            made += _on_good(dataset, material, label, puts[label], order, rng)
     return made
 
 
@@ -223,24 +235,37 @@ def boxes_of(mask: Mask) -> Floats:
     return np.asarray(boxes, np.float32).reshape(-1, 4)
 
 
-def _draws(
+Put = Callable[[Pixels, np.random.Generator], tuple[Pixels, Mask] | None]
+"""Puts defects of one class into a good picture; None when they cannot be seen."""
+
+
+def _puts(
     dataset: Dataset,
     material: Material,
     order: Order,
     folder: Path | None,
     say: Say,
     look: Look | None,
-) -> dict[int, Draw]:
+) -> dict[int, Put]:
+    patches = {label: [one for one in material.patches if one.label == label] for label in order.classes}
+    pieces = {label: [one for one in material.pieces if one.label == label] for label in order.classes}
+    varied = order.variation
+
+    def squares(label: int, draw: Draw) -> Put:
+        sides = [patch.side_px for patch in patches[label]] or list(SIDES_WITHOUT_DEFECTS_PX)
+        return lambda pixels, rng: put_defects(pixels, draw, sides, varied, rng)
+
+    def wholes(label: int, paint: Paint | None) -> Put:
+        return lambda pixels, rng: put_pieces(pixels, pieces[label], paint, varied, rng)
+
     if order.method == "procedural":
-        return {
-            label: procedural([one for one in material.patches if one.label == label], material.channels)
-            for label in order.classes
-        }
+        return {label: squares(label, procedural(patches[label], material.channels)) for label in order.classes}
     own = {label: need_patches(material.patches, label, dataset) for label in order.classes}
     if order.method == "cut-and-paste":
-        return {label: cut_and_paste(patches) for label, patches in own.items()}
+        return {label: wholes(label, None) for label in order.classes}
     training = GanTraining(
         [patch for patches in own.values() for patch in patches],
+        material.marked,
         list(order.classes),
         [pixels for _, pixels in material.goods],
         material.channels,
@@ -250,7 +275,9 @@ def _draws(
         look=look,
     )
     generator = training.train()
-    return {label: drawing(generator, index, len(own)) for index, label in enumerate(order.classes)}
+    if order.gan.preset == "textbook":
+        return {label: squares(label, drawing(generator, at, len(own))) for at, label in enumerate(order.classes)}
+    return {label: wholes(label, painting(generator, at, len(own))) for at, label in enumerate(order.classes)}
 
 
 SIDES_WITHOUT_DEFECTS_PX = (24.0, 48.0, 96.0)
@@ -258,18 +285,17 @@ SIDES_WITHOUT_DEFECTS_PX = (24.0, 48.0, 96.0)
 
 
 def _on_good(
-    dataset: Dataset, material: Material, label: int, draw: Draw, order: Order, rng: np.random.Generator
+    dataset: Dataset, material: Material, label: int, put: Put, order: Order, rng: np.random.Generator
 ) -> list[Made]:
     own = [patch for patch in material.patches if patch.label == label]
-    sides = [patch.side_px for patch in own] or list(SIDES_WITHOUT_DEFECTS_PX)
     # Drawn scratches and blobs learn no more of a real defect than its strength and size; that is still from it.
     digests = tuple(sorted({dataset.facts[patch.sample.name].sha256 for patch in own}))
     made: list[Made] = []
     failed = 0
     while len(made) < order.count:
         sample, pixels = material.goods[int(rng.integers(len(material.goods)))]
-        put = put_defects(pixels, draw, sides, order.variation, rng)
-        if put is None:
+        done = put(pixels, rng)
+        if done is None:
             failed += 1
             if failed > 20 + order.count:
                 raise DatasetError(
@@ -277,7 +303,7 @@ def _on_good(
                     f"{dataset.labels[label]} that can be seen on a good picture; look at the masks, or train longer"
                 )
             continue
-        made.append(Made(*put, label, (*digests, dataset.facts[sample.name].sha256)))
+        made.append(Made(*done, label, (*digests, dataset.facts[sample.name].sha256)))
     return made
 
 

@@ -5,8 +5,8 @@ from typing import Literal
 
 Method = Literal["gan", "cut-and-paste", "procedural", "classical"]
 METHODS: Mapping[Method, str] = {
-    "gan": "experimental: a network that has learnt from the real defects draws new ones on good pictures",
-    "cut-and-paste": "real defects, turned and resized, on good pictures",
+    "gan": "experimental: a network that has learnt from the real defects paints new ones on good pictures",
+    "cut-and-paste": "real defects, mirrored and resized, on good pictures",
     "procedural": "drawn scratches and blobs, as strong as the real defects, on good pictures",
     "classical": "the real pictures mirrored, turned, scaled, brighter, blurred, noisy",
 }

@@ -1,7 +1,7 @@
-"""Defects cut out of labelled pictures: small squares with the defect's mask and what the place looked like without it.
+"""Defects cut out of labelled pictures, with the defect's mask and what the place looked like without it.
 
-A long thin defect is cut into several windows at its own resolution, so that a crack stays as thin as it is; a large
-patch is taken whole and shrunk.
+Pieces are whole defects as they are. Patches are squares of one size: a long thin defect is cut into several windows,
+so that a crack stays thin; a large one is taken whole and shrunk.
 """
 
 from collections.abc import Sequence
@@ -37,6 +37,9 @@ LEAST_PATCHES = 3
 
 WINDOWS_EACH = 6
 """Windows of one large defect, at most: one picture must not stand for its class."""
+
+MARGIN_PX = 8
+"""Around a piece: its difference to its ground ends softly."""
 
 _LEAST_MASK_PX = 4
 _JOIN_PX = 9
@@ -84,6 +87,27 @@ class Marked:
     drawn: bool
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Piece:
+    """One whole defect at the resolution of its picture.
+
+    Attributes:
+        mask: float32 `[height, width, 1]`, 0 or 1, with `MARGIN_PX` around it where the picture goes on.
+        difference: float32 `[height, width, channels]`, by how much it differs from its ground, in parts of the grey
+            scale.
+        label: index of its class in the data set's labels.
+        top, bottom, left, right: whether it ends where the picture does.
+    """
+
+    mask: Floats
+    difference: Floats
+    label: int
+    top: bool
+    bottom: bool
+    left: bool
+    right: bool
+
+
 def read_marked(samples: Sequence[Sample], labels: Sequence[int], channels: int) -> list[Marked]:
     """The pictures that show defects of some classes, each with its mask.
 
@@ -117,6 +141,39 @@ def cut_patches(marked: Sequence[Marked], seed: int) -> list[Patch]:
         for left, top, side in _squares(picture.mask, rng):
             patches.append(_patch(picture, left, top, side))
     return patches
+
+
+def cut_pieces(marked: Sequence[Marked]) -> list[Piece]:
+    """Every defect whole, at its own resolution."""
+    pieces = []
+    for picture in marked:
+        ground = paint_over(picture.pixels, picture.mask)
+        difference = (picture.pixels.astype(np.float32) - ground) / np.float32(255)
+        difference = difference if difference.ndim == 3 else difference[..., None]  # noqa: PLR2004
+        height, width = picture.mask.shape
+        for piece in _pieces_of(picture.mask):
+            rows, columns = np.nonzero(piece)
+            top, bottom = max(int(rows.min()) - MARGIN_PX, 0), min(int(rows.max()) + 1 + MARGIN_PX, height)
+            left, right = max(int(columns.min()) - MARGIN_PX, 0), min(int(columns.max()) + 1 + MARGIN_PX, width)
+            inside = slice(top, bottom), slice(left, right)
+            pieces.append(
+                Piece(
+                    piece[inside].astype(np.float32)[..., None],
+                    difference[inside],
+                    picture.label,
+                    top=top == 0,
+                    bottom=bottom == height,
+                    left=left == 0,
+                    right=right == width,
+                )
+            )
+    return pieces
+
+
+def soften(mask: Floats) -> Floats:
+    """A mask `[height, width, 1]` as the strength of a defect: a pixel further out, since its rim is a gradual one."""
+    grown = cv2.dilate(np.ascontiguousarray(mask), np.ones((3, 3), np.uint8))
+    return np.asarray(cv2.GaussianBlur(grown, (0, 0), 1.0), np.float32).reshape(mask.shape)
 
 
 def need_patches(patches: Sequence[Patch], label: int, dataset: Dataset) -> list[Patch]:
@@ -169,17 +226,12 @@ def _patch(picture: Marked, left: float, top: float, side: float) -> Patch:
 
 def _squares(mask: Mask, rng: np.random.Generator) -> list[tuple[float, float, float]]:
     """Left, top and edge of the squares that hold the defects."""
-    # Pieces that nearly touch are one defect.
-    joined = cv2.dilate(mask.astype(np.uint8), np.ones((_JOIN_PX, _JOIN_PX), np.uint8))
-    count, pieces = cv2.connectedComponents(joined)
     squares = []
-    for number in range(1, count):
-        rows, columns = np.nonzero((pieces == number) & mask)
-        if len(rows) < _LEAST_MASK_PX:
-            continue
+    for piece in _pieces_of(mask):
+        rows, columns = np.nonzero(piece)
         height, width = int(np.ptp(rows)) + 1, int(np.ptp(columns)) + 1
         side = max(MARGIN * max(height, width), LEAST_SIDE_PX)
-        thickness = 2 * float(cv2.distanceTransform(((pieces == number) & mask).astype(np.uint8), cv2.DIST_L2, 5).max())
+        thickness = 2 * float(cv2.distanceTransform(piece.astype(np.uint8), cv2.DIST_L2, 5).max())
         if side <= WINDOW_PX or thickness * PATCH_PX / side >= THINNEST_PX:
             centre_x, centre_y = (columns.min() + columns.max() + 1) / 2, (rows.min() + rows.max() + 1) / 2
             squares.append((centre_x - side / 2, centre_y - side / 2, side))
@@ -190,6 +242,14 @@ def _squares(mask: Mask, rng: np.random.Generator) -> list[tuple[float, float, f
             for index in rng.permutation(len(rows))[:windows]
         ]
     return squares
+
+
+def _pieces_of(mask: Mask) -> list[Mask]:
+    """Each defect of a mask by itself; pieces that nearly touch are one."""
+    joined = cv2.dilate(mask.astype(np.uint8), np.ones((_JOIN_PX, _JOIN_PX), np.uint8))
+    count, numbers = cv2.connectedComponents(joined)
+    pieces = [(numbers == number) & mask for number in range(1, count)]
+    return [piece for piece in pieces if np.count_nonzero(piece) >= _LEAST_MASK_PX]
 
 
 def _within_boxes(pixels: Pixels, boxes_px: npt.NDArray[np.float32]) -> Mask:

@@ -1,4 +1,4 @@
-"""Defects without a network that learns them: real ones pasted elsewhere, and drawn scratches and blobs."""
+"""Defects without a network that learns them: drawn scratches and blobs."""
 
 from collections.abc import Sequence
 
@@ -7,25 +7,6 @@ import numpy as np
 
 from export.synthesis.blending import Draw, Drawn
 from export.synthesis.patches import PATCH_PX, Floats, Patch
-
-_SOFTNESS_PX = 0.8
-"""Standard deviation by which the outline of a mask is softened: masks are drawn a pixel too hard."""
-
-
-def cut_and_paste(patches: Sequence[Patch]) -> Draw:
-    """Real defects, turned and mirrored, put onto other places (Dwibedi et al., ICCV 2017).
-
-    What is pasted is the difference between the defect and the ground that it stood on, so that a dark scratch stays a
-    dark scratch on a brighter part.
-    """
-
-    def draw(_: Floats, rng: np.random.Generator) -> Drawn:
-        patch = patches[int(rng.integers(len(patches)))]
-        way = int(rng.integers(8))
-        alpha = cv2.GaussianBlur(patch.mask, (0, 0), _SOFTNESS_PX).reshape(patch.mask.shape)
-        return Drawn(turned(np.asarray(alpha, np.float32), way), turned(patch.pixels - patch.ground, way))
-
-    return draw
 
 
 def procedural(patches: Sequence[Patch], channels: int) -> Draw:
