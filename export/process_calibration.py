@@ -1,24 +1,25 @@
 """From logs of normal operation to the numbers of a process bundle: scaling, spreads, limits, and what they support.
 
 Nothing here looks at a label, and every residual that is calibrated on comes from a member that never saw its tick.
+The bound of false alarms is counted where each half of the logs judges the other: a log that drifts supports less.
 """
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from export.process_logs import Ticks
+from export.process_sides import earlier_half, halves, masked
 from export.samples import DatasetError
 from export.train_rnn import RecurrentKnobs, ScaledRun
 from station.process_bundle import (
     EwmaMonitor,
     FalseAlarmBound,
     ForecastMonitor,
-    LevelMonitor,
     Memory,
     PcaMonitor,
     ProcessLimits,
@@ -36,21 +37,8 @@ MOST_LIMIT = 5.2
 """A log of "normal operation" with a fault in it must not raise the limit until no fault can reach it; what stands
 above in the calibration log counts as alarms."""
 CONFIDENCE = 0.95
-LEVEL_RATES = (1.0, 0.3)
-"""Single readings, or a memory of some three ticks: where spikes belong to normal operation, single readings would need
-limits that hide the rest."""
-LEVEL_ROUGH = 1.3
-"""The first rate whose limits the calibration log widens by less than this, on average, is taken."""
-LEVEL_AHEAD = 30.0
-"""The limits of levels are those which normal operation passes once in so many calibration logs, if it goes on as in
-them."""
-LEVEL_SLACK = 2.0
-"""What the calibration log shows widens a limit at most so many times: it may have a fault in it."""
-LEAST_SPREAD = 0.01
-"""In scales: two channels that say the same differ by their rounding."""
-LEAST_INDEPENDENT = 1.5
-LEAST_LENGTH, FADED = 8, 0.05
-"""A shorter column shows no correlation; a smaller one is noise."""
+LEAST_LEARNED = 32
+"""Ticks with a residual that spreads can be told from."""
 MOST_WHITENED = 128
 """Judged horizons × channels whose correlations are kept; beyond, the matrix would be larger than the network."""
 LEAST_GOOD_SHARE = 0.5
@@ -172,7 +160,7 @@ def residuals(run: ScaledRun, told: Floats, horizons: Sequence[int], settle: int
 
 def forecast_monitor(
     runs: Sequence[ScaledRun], told: Sequence[Floats], knobs: RecurrentKnobs, states: tuple[int, ...]
-) -> tuple[ForecastMonitor, Floats]:
+) -> ForecastMonitor:
     """Calibrate on cross-fitted forecasts.
 
     Args:
@@ -180,26 +168,25 @@ def forecast_monitor(
         told: for each run `[ticks, horizons × channels]`, from `cross_fitted`.
         knobs: of the network.
         states: units of its state tensors.
-
-    Returns:
-        The monitor, and its statistic at each tick of all runs (NaN where there is none), in units of the limit.
     """
     memory = Memory()
     judged = tuple(range(1, len(knobs.horizons))) or (0,)
     apart = [residuals(run, rows, knobs.horizons, knobs.settle) for run, rows in zip(runs, told, strict=True)]
     pooled = np.concatenate(apart)
     with np.errstate(invalid="ignore"):
-        count = np.maximum(np.isfinite(pooled).sum(axis=0), 1)
-        root = np.sqrt(np.nansum(pooled**2, axis=0) / count)
+        count = np.isfinite(pooled).sum(axis=0)
+        root = np.sqrt(np.nansum(pooled**2, axis=0) / np.maximum(count, 1))
         middle = NORMAL * np.nan_to_num(_nan_median(np.abs(pooled)))
-    spread = np.maximum(np.maximum(root, middle), 1e-6)
+    # What no residual is known of says nothing.
+    spread = np.where(count > 0, np.maximum(np.maximum(root, middle), 1e-6), RESIDUAL_BOUND)
     least = math.sqrt(memory.rate / (2 - memory.rate))
     remembered = np.concatenate(
-        [_remember(np.clip(rows / spread, -memory.clip, memory.clip)[:, judged], memory.rate) for rows in apart]
+        [remember(np.clip(rows / spread, -memory.clip, memory.clip)[:, judged], memory.rate) for rows in apart]
     )
     kept = np.sqrt(np.nansum(remembered**2, axis=0) / np.maximum(np.isfinite(remembered).sum(axis=0), 1))
     kept = np.maximum(kept, least)
     readings = [np.where(run.mask, run.values, np.nan) for run in runs]
+    everything = np.concatenate([*readings, np.zeros((1, readings[0].shape[1]))])
     monitor = ForecastMonitor(
         cell=knobs.cell,
         states=states,
@@ -210,15 +197,34 @@ def forecast_monitor(
         memory=memory,
         residual_spread=tuple(spread.ravel().tolist()),
         memory_spread=tuple(kept.ravel().tolist()),
-        low=tuple(np.minimum(np.nanmin(np.concatenate(readings), axis=0), 0.0).tolist()),
-        high=tuple(np.maximum(np.nanmax(np.concatenate(readings), axis=0), 0.0).tolist()),
+        low=tuple(np.nanmin(everything, axis=0).tolist()),
+        high=tuple(np.nanmax(everything, axis=0).tolist()),
         follow=tuple(np.concatenate([_kept(readings, horizon) for horizon in knobs.horizons]).tolist()),
         precision=_precision(remembered / kept, memory.rate),
         limit=1.0,
     )
     statistics = run_chart(chart_of(monitor, spread.shape[1]), runs, told)
-    limit = limit_of(statistics, LEAST_LIMIT, MOST_LIMIT)
-    return monitor.model_copy(update={"limit": limit}), statistics / limit
+    return monitor.model_copy(update={"limit": limit_of(statistics, LEAST_LIMIT, MOST_LIMIT)})
+
+
+def forecasts_on_halves(
+    runs: Sequence[ScaledRun], told: Sequence[Floats], knobs: RecurrentKnobs, states: tuple[int, ...]
+) -> Floats:
+    """What a network's statistic is at each tick of all runs when it is calibrated on the other half of them.
+
+    The arguments are those of `forecast_monitor`. NaN where there is none, and where the other half is too short to
+    calibrate on.
+    """
+    statistics = np.full(sum(len(run.values) for run in runs), np.nan)
+    early = np.concatenate(earlier_half(runs))
+    for tried in (early, ~early):
+        learned = masked(runs, np.split(~tried, np.cumsum([len(run.values) for run in runs])[:-1]))
+        apart = [residuals(run, rows, knobs.horizons, knobs.settle) for run, rows in zip(learned, told, strict=True)]
+        if sum(int(np.isfinite(rows).any(axis=(1, 2)).sum()) for rows in apart) >= LEAST_LEARNED:
+            monitor = forecast_monitor(learned, told, knobs, states)
+            said = run_chart(chart_of(monitor, runs[0].values.shape[1]), runs, told)
+            statistics[tried] = said[tried]
+    return statistics
 
 
 def _kept(readings: Sequence[Floats], horizon: int) -> Floats:
@@ -230,7 +236,8 @@ def _kept(readings: Sequence[Floats], horizon: int) -> Floats:
     channels = readings[0].shape[1]
     if horizon == 1:
         return np.zeros(channels)
-    middle = np.nanmean(np.concatenate(readings), axis=0)
+    together = np.concatenate(readings)
+    middle = np.nansum(together, axis=0) / np.maximum(np.isfinite(together).sum(axis=0), 1)
     both, own, pairs, count = (np.zeros(channels) for _ in range(4))
     for rows in readings:
         apart = rows - middle
@@ -264,12 +271,8 @@ def _precision(places: Floats, rate: float) -> tuple[tuple[float, ...], ...]:
     return tuple(tuple(row) for row in mixed.tolist())
 
 
-def pca_monitor(runs: Sequence[ScaledRun], members: int) -> tuple[PcaMonitor, Floats]:
-    """T² and Q as textbooks have them: components for nine tenths of the variance, limits from data left out.
-
-    Returns:
-        The monitor, and its cross-fitted statistic at each tick of all runs.
-    """
+def pca_monitor(runs: Sequence[ScaledRun], members: int) -> PcaMonitor:
+    """T² and Q as textbooks have them: components for nine tenths of the variance, limits from data left out."""
     pooled = np.concatenate([run.values for run in runs])
     fold = np.concatenate([run.fold for run in runs])
     whole = _components(pooled)
@@ -289,120 +292,30 @@ def pca_monitor(runs: Sequence[ScaledRun], members: int) -> tuple[PcaMonitor, Fl
     monitor = whole.model_copy(update={"t2_limit": float(limits[0]), "q_limit": float(limits[1])})
     ratios = np.sqrt(np.nan_to_num(statistics / limits).max(axis=1))
     limit = limit_of(ratios, 1.0, 2.0)
-    monitor = monitor.model_copy(
-        update={"t2_limit": float(limits[0]) * limit**2, "q_limit": float(limits[1]) * limit**2}
-    )
-    return monitor, ratios / limit
+    return monitor.model_copy(update={"t2_limit": float(limits[0]) * limit**2, "q_limit": float(limits[1]) * limit**2})
 
 
-def ewma_monitor(runs: Sequence[ScaledRun]) -> tuple[EwmaMonitor, Floats]:
+def ewma_monitor(runs: Sequence[ScaledRun]) -> EwmaMonitor:
     """An average of about ten ticks for each channel; its spread is that of the averages themselves."""
     rate = 0.1
-    averages = np.concatenate([_remember(np.where(run.mask, run.values, np.nan), rate) for run in runs])
-    spread = np.sqrt(np.nanmean(averages**2, axis=0))
+    averages = np.concatenate([remember(np.where(run.mask, run.values, np.nan), rate) for run in runs])
+    spread = np.sqrt(np.nansum(averages**2, axis=0) / np.maximum(np.isfinite(averages).sum(axis=0), 1))
+    spread = np.where(np.isfinite(averages).any(axis=0), spread, RESIDUAL_BOUND)
     monitor = EwmaMonitor(rate=rate, spread=tuple(np.maximum(spread, 1e-6).tolist()), limit=1.0)
     statistics = run_chart(chart_of(monitor, len(spread)), runs, [None] * len(runs))
-    limit = limit_of(statistics, 3.0, 6.0)
-    return monitor.model_copy(update={"limit": limit}), statistics / limit
+    return monitor.model_copy(update={"limit": limit_of(statistics, 3.0, 6.0)})
 
 
-def level_monitor(runs: Sequence[ScaledRun], members: int) -> tuple[LevelMonitor, Floats]:
-    """Where each channel, and each direction in which they move together, is to be expected.
-
-    Spreads come from stretches that were left out, about the mean of the others and along their directions: a channel
-    that wanders, or a relation that only seems to hold, shows there. The limit is the prediction interval of Student's
-    t for one more reading after as many independent ones as the log holds (Hahn and Meeker, Statistical Intervals,
-    1991, 4.7), for all features and for LEVEL_AHEAD times as long together.
-
-    Returns:
-        The monitor, and its cross-fitted statistic at each tick of all runs.
-    """
-    monitor, statistics, widened = _level_at(runs, members, LEVEL_RATES[0])
-    for rate in LEVEL_RATES[1:]:
-        if widened < LEVEL_ROUGH:
-            break
-        monitor, statistics, widened = _level_at(runs, members, rate)
-    return monitor, statistics
-
-
-def _level_at(runs: Sequence[ScaledRun], members: int, rate: float) -> tuple[LevelMonitor, Floats, float]:
-    """The monitor with one memory, its cross-fitted statistic, and how much the log's extremes widened its limits."""
-    values = np.concatenate([np.where(run.mask, run.values, np.nan) for run in runs])
-    usual = np.nanmean(values, axis=0)
-    # The chart's memory begins at the mean.
-    smooth = np.concatenate([_remember(np.where(run.mask, run.values - usual, np.nan), rate) for run in runs]) + usual
-    fold = np.concatenate([run.fold for run in runs])
-    directions = _directions(values)
-    places = np.full((len(values), values.shape[1] + len(directions)), np.nan)
-    for member in range(members):
-        left, others = fold == member, values[fold != member]
-        if len(others) > 1 and left.any() and np.isfinite(others).any(axis=0).all():
-            apart = smooth[left] - np.nanmean(others, axis=0)
-            places[left] = np.concatenate([apart, apart @ _directions(others).T], axis=1)
-    known = np.isfinite(places).sum(axis=0)
-    spread = np.maximum(np.sqrt(np.nansum(places**2, axis=0) / np.maximum(known, 1)), LEAST_SPREAD)
-    spread[known == 0] = RESIDUAL_BOUND
-    independent = np.array(
-        [
-            max(count / _correlated_ticks(column), LEAST_INDEPENDENT)
-            for count, column in zip(known, places.T, strict=True)
-        ]
-    )
-    chance = 1 / (LEVEL_AHEAD * independent * places.shape[1])
-    wide = np.array(
-        [
-            student_quantile(share, max(count - 1, 1.0)) * math.sqrt(1 + 1 / count)
-            for share, count in zip(chance.tolist(), independent.tolist(), strict=True)
-        ]
-    )
-    largest = np.nanmax(np.abs(places), axis=0, initial=0.0) / spread * (1 + 1e-6)
-    widened = np.clip(largest / wide, 1.0, LEVEL_SLACK)
-    limits = widened * wide * spread
-    monitor = LevelMonitor(
-        rate=rate,
-        mean=tuple(usual.tolist()),
-        directions=tuple(tuple(row) for row in directions.tolist()),
-        limits=tuple(limits.tolist()),
-    )
-    ratios = np.abs(places) / limits
-    told = np.isfinite(ratios).any(axis=1)
-    statistics = np.where(told, np.nanmax(np.where(np.isfinite(ratios), ratios, 0.0), axis=1), np.nan)
-    return monitor, statistics, float(widened.mean())
-
-
-def student_quantile(chance: float, freedom: float) -> float:
-    """The distance that Student's t with `freedom` degrees of freedom exceeds, on either side, with a `chance`."""
-    places = np.geomspace(1e-3, 1e7, 8001)
-    density = np.exp(-(freedom + 1) / 2 * np.log1p(places * places / freedom))
-    slices = np.diff(places) * (density[1:] + density[:-1]) / 2
-    beyond = np.append(np.cumsum(slices[::-1])[::-1], 0.0)
-    share = beyond / (beyond[0] + 1e-3 * density[0])
-    return float(np.exp(np.interp(math.log(chance), np.log(np.maximum(share[::-1], 1e-300)), np.log(places[::-1]))))
-
-
-def _correlated_ticks(column: Floats) -> float:
-    """How many ticks of a feature are worth one independent one: 1 + 2 × the sum of its autocorrelation.
-
-    The sum ends where the autocorrelation has faded (Geyer, Statistical Science 7, 1992).
-    """
-    known = column[np.isfinite(column)]
-    if len(known) < LEAST_LENGTH or not known.any():
-        return 1.0
-    width = 1 << (2 * len(known) - 1).bit_length()
-    power = np.abs(np.fft.rfft(known, width)) ** 2
-    correlation = np.fft.irfft(power, width)[: len(known) // 2]
-    correlation /= correlation[0]
-    faded = np.flatnonzero(correlation <= FADED)
-    return float(1 + 2 * correlation[1 : faded[0] if faded.size else None].sum())
-
-
-def _directions(values: Floats) -> Floats:
-    """Principal directions, the one with the largest variance first, `[channels, channels]`; none for one channel."""
-    if values.shape[1] == 1:
-        return np.zeros((0, 1))
-    centred = np.nan_to_num(values - np.nanmean(values, axis=0))
-    _, vectors = np.linalg.eigh(centred.T @ centred)
-    return np.asarray(vectors.T[::-1])
+def on_halves(
+    runs: Sequence[ScaledRun], members: int, make: Callable[[Sequence[ScaledRun]], PcaMonitor | EwmaMonitor]
+) -> Floats:
+    """What a chart says of each half of the runs when it learns from the other one, at each tick of all."""
+    said = [
+        run_chart(chart_of(make(others), runs[0].values.shape[1]), tried, [None] * len(tried))
+        for tried, others in halves(runs, members)
+        if tried and others
+    ]
+    return np.concatenate([np.zeros(0), *said])
 
 
 def run_chart(chart: Chart, runs: Sequence[ScaledRun], told: Sequence[Floats | None]) -> Floats:
@@ -455,9 +368,12 @@ def bound_of(statistics: Floats, limits: ProcessLimits, step_s: float) -> FalseA
     """What a calibration log supports.
 
     Alarms of a process in control come as a Poisson process at most as fast as λ, where n or fewer in T hours have a
-    probability of 5 %; without any, λ = 3/T (the rule of three: Hanley and Lippman-Hand, JAMA 249, 1983). With the
-    limit at the log's own maximum the same holds: the rate beyond the largest of T hours, times T, is exponential with
-    mean 1.
+    probability of 5 %; without any, λ = 3/T (the rule of three: Hanley and Lippman-Hand, JAMA 249, 1983).
+
+    Args:
+        statistics: 1 at the limit, from a monitor that had not seen the ticks.
+        limits: with the alarm's delays.
+        step_s: the fixed step.
     """
     known = np.isfinite(statistics)
     hours = float(known.sum()) * step_s / 3600
@@ -529,7 +445,7 @@ def _components(pooled: Floats) -> PcaMonitor:
     )
 
 
-def _remember(rows: Floats, rate: float) -> Floats:
+def remember(rows: Floats, rate: float) -> Floats:
     """Exponentially weighted mean along the ticks; NaN leaves it where it was."""
     mean = np.zeros(rows.shape[1:])
     kept = np.full(rows.shape, np.nan)

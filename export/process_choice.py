@@ -2,11 +2,11 @@
 
 Into each left-out stretch faults of several kinds are put, one at a time, in the scales of the channels. A monitor is
 worth the share of faulty ticks that it finds, less the share of other ticks on which it alarms: on the stretch as it
-is, and after a fault is over. A chart learns anew from the rest of the logs. So do a network's spreads and limits; for
-the stretch as it is, that member forecasts which is blind to it.
+is, and after a fault is over. A chart learns anew from what lies on one side of the stretch, the longer one: nothing
+that lies on both sides tells it where a slow drift goes in between. So do a network's spreads and limits; for the
+stretch as it is, that member forecasts which is blind to it.
 """
 
-import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from export.process_calibration import forecast_monitor, run_chart
+from export.process_sides import cut_out, longer_side, masked, part_of
 from export.rnn import NetworkShape
-from export.train_rnn import RecurrentKnobs, ScaledRun, fold_of, roll_out
+from export.train_rnn import RecurrentKnobs, ScaledRun, roll_out
 from station.adapters.litert_step import LitertStep
 from station.process_bundle import EwmaMonitor, LevelMonitor, PcaMonitor
 from station.risk import RESIDUAL_BOUND, chart_of
@@ -94,14 +95,14 @@ def try_chart(
     """
     tally = _Tally()
     for stretch in _stretches(runs, members):
-        others = _without(runs, stretch.member, members)
+        others = cut_out(runs, [longer_side(run.fold, stretch.member, members) for run in runs], members)
         if not others:
             continue
         monitor = make(others, members)
         chart = chart_of(monitor, runs[0].values.shape[1])
         begin = max(stretch.begin - WARM_TICKS, 0)
         for kind, spoiled in _spoiled(runs[stretch.run], stretch):
-            shown = _part(spoiled, slice(begin, stretch.end))
+            shown = part_of(spoiled, slice(begin, stretch.end))
             tally.take(kind, stretch, run_chart(chart, [shown], [None])[stretch.begin - begin :])
     return tally.trial()
 
@@ -116,14 +117,14 @@ def try_network(
     """Try a network that forecasts: the arguments are those of `forecast_monitor`, and its deployed step."""
     tally = _Tally()
     for stretch in _stretches(runs, shape.members):
-        others = [replace(run, mask=run.mask & (run.fold != stretch.member)[:, None]) for run in runs]
+        others = masked(runs, [longer_side(run.fold, stretch.member, shape.members) for run in runs])
         if not any(run.mask.any() for run in others):
             continue
-        monitor, _ = forecast_monitor(others, told, knobs, shape.states)
+        monitor = forecast_monitor(others, told, knobs, shape.states)
         chart = chart_of(monitor, shape.channels)
         begin = max(stretch.begin - WARM_TICKS, 0)
         for kind, spoiled in _spoiled(runs[stretch.run], stretch):
-            shown = _part(spoiled, slice(begin, stretch.end))
+            shown = part_of(spoiled, slice(begin, stretch.end))
             rows = roll_out(step, shown, knobs.input_clip) if kind else told[stretch.run][begin : stretch.end]
             tally.take(kind, stretch, run_chart(chart, [shown], [rows])[stretch.begin - begin :])
     return tally.trial()
@@ -167,23 +168,6 @@ def _stretches(runs: Sequence[ScaledRun], members: int) -> Iterator[_Stretch]:
                 longest = _Stretch(place, member, begin, end)
         if longest is not None and longest.end - longest.begin >= LEAST_STRETCH:
             yield longest
-
-
-def _without(runs: Sequence[ScaledRun], member: int, members: int) -> list[ScaledRun]:
-    """What is not of one fold, with folds of its own."""
-    parts = []
-    for run in runs:
-        kept = run.fold != member
-        edges = [0, *(np.flatnonzero(np.diff(kept.astype(int)) != 0) + 1).tolist(), len(kept)]
-        parts += [
-            _part(run, slice(begin, end)) for begin, end in itertools.pairwise(edges) if end > begin and kept[begin]
-        ]
-    folds = fold_of([len(part.values) for part in parts], members)
-    return [replace(part, fold=fold) for part, fold in zip(parts, folds, strict=True)]
-
-
-def _part(run: ScaledRun, where: slice) -> ScaledRun:
-    return ScaledRun(run.values[where], run.mask[where], run.fold[where], run.faulty[where])
 
 
 def _spoiled(run: ScaledRun, stretch: _Stretch) -> Iterator[tuple[str | None, ScaledRun]]:

@@ -30,8 +30,9 @@ from export.process_calibration import (
     default_limits,
     ewma_monitor,
     forecast_monitor,
-    level_monitor,
+    forecasts_on_halves,
     longest_standstill,
+    on_halves,
     pca_monitor,
     residuals,
     run_chart,
@@ -39,6 +40,7 @@ from export.process_calibration import (
     scaling_of,
 )
 from export.process_choice import Trial, try_chart, try_network
+from export.process_level import level_monitor
 from export.process_logs import LogSet, Ticks, reset_after, step_of, to_ticks
 from export.rnn import NetworkShape, convert, deployed_step, step_model
 from export.samples import DatasetError
@@ -136,7 +138,8 @@ class Fitted:
 
     Attributes:
         monitor: calibrated.
-        statistics: of all runs' ticks, cross-fitted, 1 at the limit.
+        statistics: of all runs' ticks, 1 at the limit: what the bound of false alarms is counted on. Limits, and what a
+            chart expects, are those of the other half of the logs.
         model: bytes of the `.tflite`; empty for a chart.
         metrics: figures.
         told: of a network that forecasts: for each run the cross-fitted forecasts, `[ticks, horizons × channels]`.
@@ -226,8 +229,7 @@ def fit(prepared: Prepared, plan: ProcessPlan, say: Say, teacher: Teacher | None
     if plan.task == "warn":
         return _fit_warn(prepared, plan, say)
     if plan.model in CHARTS:
-        chart, statistics = learn_chart(plan.model, prepared.runs, plan.knobs.members)
-        return Fitted(chart, statistics, b"", {})
+        return Fitted(*learn_chart(plan.model, prepared.runs, plan.knobs.members), b"", {})
     return _fit_forecast(prepared, plan, say, teacher)
 
 
@@ -266,10 +268,11 @@ def choose(
 
 
 def learn_chart(name: str, runs: Sequence[ScaledRun], members: int) -> tuple[AnyChart, Floats]:
-    """One of `CHARTS`, and its statistic at each tick of all runs."""
+    """One of `CHARTS`, and what it says of each half of the runs when it learns from the other one."""
     if name == LEVEL:
         return level_monitor(runs, members)
-    return pca_monitor(runs, members) if name == "pca" else ewma_monitor(runs)
+    plain = (lambda runs: pca_monitor(runs, members)) if name == "pca" else ewma_monitor
+    return plain(runs), on_halves(runs, members, plain)
 
 
 def try_out(prepared: Prepared, plan: ProcessPlan, name: str, fitted: Fitted) -> Trial | None:
@@ -333,12 +336,12 @@ def _fit_forecast(prepared: Prepared, plan: ProcessPlan, say: Say, teacher: Teac
     apart = deployed_step(network, shape, apart=True)
     told = [cross_fitted(run, roll_out(apart, run, knobs.input_clip), shape.members, shape.horizons) for run in runs]
     told = _blend_nearest(network, shape, knobs, runs, told)
-    monitor, statistics = forecast_monitor(runs, told, knobs, shape.states)
+    monitor = forecast_monitor(runs, told, knobs, shape.states)
     step = step_model(network, shape, apart=False)
     model, plain = convert(step, quantized=True), convert(step, quantized=False)
     metrics = _forecast_errors(runs, told, knobs.horizons, prepared.names)
     metrics["quantization"] = quantization_drift(runs, monitor, plain, model, shape)
-    return Fitted(monitor, statistics, model, metrics, tuple(told))
+    return Fitted(monitor, forecasts_on_halves(runs, told, knobs, shape.states), model, metrics, tuple(told))
 
 
 def _blend_nearest(

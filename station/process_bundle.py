@@ -262,8 +262,8 @@ class FalseAlarmBound(Part):
     """What the calibration log supports: with no alarm in T hours, at most 3/T an hour at 95 % confidence.
 
     Attributes:
-        hours: normal operation that was scored by members which had not seen it.
-        alarms: that came in it at the bundle's limits.
+        hours: normal operation that was scored by what the other half of the logs teaches.
+        alarms: that came in it.
         hours_per_alarm: at most one false alarm in so many hours on data like the calibration log, 95 %.
         text: the same for people.
     """

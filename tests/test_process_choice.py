@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from export.process_calibration import level_monitor, student_quantile
 from export.process_choice import KINDS, try_chart
+from export.process_level import level_monitor, student_quantile
 from export.train_rnn import ScaledRun, fold_of
 from station.process_bundle import EwmaMonitor, LevelMonitor
 
@@ -67,7 +67,7 @@ def test_a_chart_is_tried_on_what_it_did_not_learn_from() -> None:
 
     trial = try_chart([run], MEMBERS, learn)
 
-    assert seen == [1200] * MEMBERS
+    assert seen == [1200, 800, 800, 1200]
     assert trial is not None
     assert set(trial.found) == set(KINDS)
     assert trial.found["relation"] > 0.5
