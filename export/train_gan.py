@@ -63,7 +63,7 @@ class GanKnobs:
     preset: GanPreset = "default"
     minutes: float = 25.0
     steps: int = 6_000
-    batch: int = 12
+    batch: int = 8
     generator_rate: float | None = None
     critic_rate: float | None = None
     average: float = 0.995

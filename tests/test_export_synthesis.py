@@ -16,13 +16,16 @@ from export.dataset import read_dataset
 from export.evaluation import ALL, pictures_of
 from export.pictures import read_mask, read_pixels
 from export.quantize import calibration_set
-from export.samples import DatasetError
+from export.samples import DatasetError, Sample, no_boxes
 from export.splits import folds
-from export.synthesis.blending import Drawn, Variation, put_defects
+from export.synthesis.blending import Drawn, Variation, bent, put_defects, put_pieces
 from export.synthesis.make import boxes_of
 from export.synthesis.marks import encode, learnt_from
-from export.synthesis.patches import Floats, cut, cut_patches, read_marked
+from export.synthesis.methods import NONE
+from export.synthesis.patches import Floats, Marked, Mask, cut, cut_patches, cut_pieces, read_marked, soften
+from export.synthesis.pick import decide
 from export.synthesis.quality import squared_mmd
+from station.messages import Pixels
 
 
 def synthesize(data: Path, out: Path, *options: str) -> int:
@@ -231,3 +234,61 @@ def test_the_kernel_distance_is_zero_for_one_distribution_and_grows_with_the_shi
     near, far = squared_mmd(first, second), squared_mmd(first, second + 1)
     assert abs(near) < 0.1
     assert far > 1
+
+
+def edge_piece(shift: int) -> tuple[Pixels, Mask]:
+    """A plate with a dark notch at its upper edge."""
+    pixels = np.full((80, 90), 150, np.uint8)
+    mask = np.zeros(pixels.shape, np.bool_)
+    mask[:10, 30 + shift : 50 + shift] = True
+    pixels[mask] = 60
+    return pixels, mask
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(40, 150), st.integers(40, 150), st.integers(0, 20))
+@settings(max_examples=60, deadline=None)
+def test_a_whole_defect_stays_at_its_edge_and_keeps_its_strength(seed: int, height: int, width: int, at: int) -> None:
+    pixels, mask = edge_piece(at)
+    sample = Sample("a", Path("a"), *no_boxes(), group="a", label=1)
+    (piece,) = cut_pieces([Marked(sample, pixels, mask, 1, True)])
+    put = put_pieces(
+        np.full((height, width), 140, np.uint8), [piece], None, Variation(each=1), np.random.default_rng(seed)
+    )
+    assert put is not None
+    result, spot = put
+    rows = np.flatnonzero(spot.any(axis=1))
+    assert rows[0] == 0 or rows[-1] == height - 1
+    assert 140 - 90 * 1.35 < result[spot].mean() < 140 - 90 * 0.6
+    near = cv2.dilate(spot.astype(np.uint8), np.ones((13, 13), np.uint8)) > 0
+    assert (result[~near] == 140).all()
+
+
+def test_a_painted_shape_is_bent_and_its_paint_is_put_where_it_is() -> None:
+    pixels, mask = edge_piece(0)
+    sample = Sample("a", Path("a"), *no_boxes(), group="a", label=1)
+    pieces = cut_pieces([Marked(sample, pixels, mask, 1, True)])
+
+    def bright(ground: Floats, strength: Floats, _: np.random.Generator) -> Floats:
+        assert strength.shape == (*ground.shape[:2], 1)
+        return np.full_like(ground, 0.2)
+
+    put = put_pieces(np.full((100, 100), 100, np.uint8), pieces, bright, Variation(each=1), np.random.default_rng(3))
+    assert put is not None
+    assert (put[0][put[1]] > 110).all()
+    shape = soften(mask.astype(np.float32)[..., None])
+    assert not np.array_equal(bent(shape, 0.05, np.random.default_rng(0)), shape)
+    assert np.array_equal(bent(shape, 0.0, np.random.default_rng(0)), shape)
+
+
+@pytest.mark.parametrize(
+    ("recalls", "picked"),
+    [
+        ({NONE: [0.5, 0.5, 0.5], "classical": [0.6, 0.5, 0.5]}, "classical"),
+        ({NONE: [0.5, 0.5, 0.5], "classical": [0.9, 0.9, 0.4]}, NONE),
+        ({NONE: [0.5, 0.5, 0.5], "classical": [0.51, 0.51, 0.51]}, NONE),
+        ({NONE: [0.5, 0.5, 0.5], "classical": [0.6, 0.6, 0.6], "procedural": [0.7, 0.6, 0.6]}, "procedural"),
+        ({NONE: [0.5, 0.5, 0.5], "classical": [0.6, 0.6, 0.6], "procedural": [0.9, 0.9, 0.4]}, "classical"),
+    ],
+)
+def test_a_way_that_harms_in_one_fold_is_not_picked(recalls: dict[str, list[float]], picked: str) -> None:
+    assert decide(recalls) == picked

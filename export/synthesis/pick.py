@@ -18,7 +18,7 @@ from station.messages import Pixels
 FALSE_REJECTS = 0.05
 FOLDS = 3
 WORTH = 0.02
-"""Recall that a method must gain over no synthesis to be picked: less is luck, and synthetic pictures cost time."""
+"""Mean recall that a method must gain over none to be picked: less is luck, and synthetic pictures cost time."""
 
 Say = Callable[[str], None]
 
@@ -39,7 +39,7 @@ class Picked:
     """What cross-validation says.
 
     Attributes:
-        method: the best, or `none`.
+        method: see `decide`.
         recalls: method → recall of each fold, mean over the classes, where at most `FALSE_REJECTS` of the good parts
             of another fold are rejected.
     """
@@ -90,11 +90,19 @@ def pick(dataset: Dataset, order: Order, methods: Sequence[Method], seed: int, s
             name = method or NONE
             recalls.setdefault(name, []).append(mean_recall(by_class, limit))
             say(f"fold {number + 1} of {FOLDS}, {name}: finds {recalls[name][-1]:.2f} of the defects")
-    means = {method: float(np.mean(values)) for method, values in recalls.items()}
-    best = max(means, key=lambda method: means[method])
-    if means[best] < means[NONE] + WORTH:
-        best = NONE
-    return Picked(best, recalls)
+    return Picked(decide(recalls), recalls)
+
+
+def decide(recalls: Mapping[str, Sequence[float]]) -> str:
+    """The method that gains most over none, by `WORTH` at least and without a loss in any fold; else none.
+
+    Args:
+        recalls: method, `none` among them → recall of each fold.
+    """
+    gains = {method: np.subtract(values, recalls[NONE]) for method, values in recalls.items()}
+    # What helps on the mean and harms in a fold would as easily harm in the training.
+    safe = {method: float(gain.mean()) for method, gain in gains.items() if gain.min() >= 0 and gain.mean() >= WORTH}
+    return max(safe, key=lambda method: safe[method], default=NONE)
 
 
 def look_at(dataset: Dataset, sample: Sample) -> Seen:

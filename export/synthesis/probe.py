@@ -85,11 +85,15 @@ class Probe:
         taps = self._store.view(picture, 0)
         return joined(taps), covered(taps)
 
-    def fit(self, pictures: Sequence[Labelled], seed: int) -> Head:
+    def fit(self, pictures: Sequence[Labelled], seed: int, *, alike: bool = True) -> Head:
         """Learn from kept pictures: cells of defects against cells of good pictures, twice.
 
-        The second time with those cells of good pictures that looked most like defects the first time. Each picture
-        with a defect weighs the same: by its cells a patch would count for twenty cracks.
+        The second time with those cells of good pictures that looked most like defects the first time.
+
+        Args:
+            pictures: with and without defects.
+            seed: of weights and draws.
+            alike: each picture with a defect weighs the same; else each cell does, and a patch counts for many cracks.
         """
         rng = np.random.default_rng((seed, 17))
         defects, goods = [], []
@@ -103,7 +107,9 @@ class Probe:
         if not defects or not goods:
             raise ValueError("a detector needs pictures with and without defects")
         positives = np.concatenate(defects)
-        shares = np.concatenate([np.full(len(cells), 1 / len(cells)) for cells in defects if len(cells)])
+        shares = np.concatenate(
+            [np.full(len(cells), 1 / len(cells) if alike else 1) for cells in defects if len(cells)]
+        )
         drawn = [cells[rng.permutation(len(cells))[:GOOD_CELLS]] for cells in goods]
         negatives = np.concatenate(drawn)
         first = _fit(positives, shares, negatives, seed)
