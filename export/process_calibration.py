@@ -383,6 +383,8 @@ def bound_of(statistics: Floats, limits: ProcessLimits, step_s: float) -> FalseA
     text = (
         f"at most one false alarm in {_hours(supported)} on data like the calibration log, 95 % "
         f"({alarms} alarms in {_hours(hours)})"
+        if hours
+        else "no bound of false alarms: the logs are too short for one half to judge the other"
     )
     return FalseAlarmBound(hours=hours, alarms=alarms, hours_per_alarm=supported, text=text)
 

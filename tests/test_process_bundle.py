@@ -291,6 +291,14 @@ def test_a_claim_that_the_log_does_not_support_is_refused() -> None:
         check_claim(bound, 2.1)
 
 
+def test_a_log_of_which_nothing_could_be_judged_supports_nothing() -> None:
+    bound = bound_of(np.full(60, np.nan), default_limits(1.0), 1.0)
+    assert (bound.hours, bound.hours_per_alarm) == (0.0, 0.0)
+    assert bound.text.startswith("no bound of false alarms: the logs are too short")
+    with pytest.raises(DatasetError, match="cannot be claimed"):
+        check_claim(bound, 0.1)
+
+
 def test_the_poisson_bound_is_that_of_the_tables() -> None:
     # Garwood's upper limits of 95 % for 0, 1, 2 and 10 counts.
     assert [round(poisson_upper(count), 2) for count in (0, 1, 2, 10)] == [3.0, 4.74, 6.3, 16.96]
