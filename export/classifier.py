@@ -1,10 +1,9 @@
 """The classifier: EfficientNet-Lite0 to a sixteenth of the resolution, and a head that looks at every place.
 
-The head joins the features of an eighth, a sixteenth and a thirty-second of the resolution on a grid of 8 px cells, as
-a feature pyramid does (Lin et al., CVPR 2017), so that a small defect in a large picture is still some cells. Two
-outputs come out of the same cells: a map with a logit for each kind of defect, trained with masks where there are any,
-and the picture's logits, from the largest and the mean value of each feature. A small defect shows in the largest
-values, an uneven surface in the means.
+The head is linear in the features of an eighth, a sixteenth and a thirty-second of the resolution. They meet on a grid
+of 8 px cells, so that a small defect in a large picture is still some cells: a map with a logit for each kind of
+defect, taught by masks where there are any. The picture's logits are read from the largest, the least and the mean
+value of each feature, and from those of the map. A small defect shows in the extremes, an uneven surface in the means.
 
 `trunk` is what stays as ImageNet made it at first, so its outputs can be computed once and kept; `tail` is what is
 trained on them. Two plain networks as textbooks start from stand beside it for comparison.
@@ -45,20 +44,10 @@ PLAIN_SIDE_PX = {"plain-a": 64, "plain-b": 28}
 PRIOR_LOGIT = -4.0
 """Initial bias of the map: most cells show no defect."""
 
-_FAR_BELOW = -30.0
+FAR = 1e4
 
-
-@dataclass(frozen=True, slots=True)
-class Widths:
-    """Size of the head.
-
-    Attributes:
-        joined: channels in which the three resolutions meet.
-        hidden: channels of the two 3×3 convolutions after that.
-    """
-
-    joined: int = 64
-    hidden: int = 96
+MAP_CELLS = 3
+"""The map is a mean over so many cells, so that one odd cell is no peak."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +74,27 @@ def build_trunk(channels: int) -> keras.Model:
     return network
 
 
-def build_tail(labels: int, defects: int, widths: Widths, dropout: float, statistics: Statistics) -> keras.Model:
+def build_features(trunk: keras.Model, channels: int) -> keras.Model:
+    """The trunk with the pretrained deep stages behind it: what is kept of each view.
+
+    Returns:
+        A model from a picture, as the trunk takes it, to the trunk's two outputs and the deepest stage's
+        `[batch, height / 32, width / 32, 320]`.
+    """
+    source = keras.Input((None, None, COARSE_FILTERS))
+    deep = keras.Model(source, _apply_deep(source), name="deep")
+    load_pretrained(deep, read_weights())
+    picture = keras.Input((None, None, channels), name="picture")
+    fine, coarse = trunk(picture)
+    return keras.Model(picture, [fine, coarse, deep(coarse)], name="features")
+
+
+def build_tail(labels: int, defects: int, dropout: float, statistics: Statistics) -> keras.Model:
     """The trained part, with pretrained deep stages.
 
     Args:
         labels: number of classes.
         defects: number of classes that are kinds of defects.
-        widths: size of the head.
         dropout: share of features left out in training.
         statistics: by which the features are brought to one scale.
 
@@ -105,19 +108,15 @@ def build_tail(labels: int, defects: int, widths: Widths, dropout: float, statis
     valid = keras.Input((None, None, 1), name="valid")
     tail = keras.Model(
         [fine, coarse, valid],
-        _apply_tail(fine, coarse, valid, labels, defects, widths, dropout, statistics),
+        _apply_tail(fine, coarse, valid, labels, defects, dropout, statistics),
         name="tail",
     )
     load_pretrained(tail, read_weights())
+    for name in (*LATERALS, "map"):
+        layer = tail.get_layer(name)
+        kernel, bias = layer.get_weights()
+        layer.set_weights([np.eye(kernel.shape[-1], dtype=np.float32)[None, None], bias])
     return tail
-
-
-def measure_deep(coarse: Sequence[npt.NDArray[np.float16]]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Mean and standard deviation of the deepest stage's channels, from the trunk's coarse outputs."""
-    source = keras.Input((None, None, COARSE_FILTERS))
-    network = keras.Model(source, _apply_deep(source))
-    load_pretrained(network, read_weights())
-    return channel_statistics([network.predict_on_batch(item[None].astype(np.float32))[0] for item in coarse])
 
 
 def channel_statistics(
@@ -145,18 +144,17 @@ def for_serving(
     channels: int,
     labels: int,
     defects: int,
-    widths: Widths,
     statistics: Statistics,
 ) -> keras.Model:
     """The same weights as one network from a picture to logits and map, with the scaling of features folded in."""
     picture = keras.Input((None, None, channels), name="picture")
-    logits, activation, _ = _apply_tail(*_apply_trunk(picture), None, labels, defects, widths, 0.0, None)
+    logits, activation, _ = _apply_tail(*_apply_trunk(picture), None, labels, defects, 0.0, None)
     network = keras.Model(picture, [logits, activation], name="classifier")
     trained = {layer.name: layer for model in (trunk, tail) for layer in model.layers if layer.weights}
     for layer in network.layers:
         if layer.weights:
             layer.set_weights(trained[layer.name].get_weights())
-    for name, mean, deviation in zip(_LATERALS, statistics.means, statistics.deviations, strict=True):
+    for name, mean, deviation in zip(LATERALS, statistics.means, statistics.deviations, strict=True):
         layer = network.get_layer(name)
         kernel, bias = layer.get_weights()
         kernel = kernel / deviation[:, None]
@@ -164,7 +162,14 @@ def for_serving(
     return network
 
 
-_LATERALS = ("fine_lateral", "coarse_lateral", "deep_lateral")
+LATERALS = ("fine_lateral", "coarse_lateral", "deep_lateral")
+"""1×1 convolutions that bring each resolution's features to one scale; training may turn them into others."""
+
+MAPS = ("fine_map", "coarse_map", "deep_map")
+"""What each resolution adds to the map."""
+
+POOLS = ("largest", "least", "mean")
+"""What the picture's logits are read from, for each channel of all resolutions; and `map`, from the map's own."""
 
 
 def _apply_trunk(picture: Any) -> tuple[Any, Any]:
@@ -190,42 +195,53 @@ def _apply_tail(
     valid: Any | None,
     labels: int,
     defects: int,
-    widths: Widths,
     dropout: float,
     statistics: Statistics | None,
 ) -> tuple[Any, Any, Any]:
-    joined = None
-    sources = (fine, coarse, _apply_deep(coarse))
-    for number, (name, x) in enumerate(zip(_LATERALS, sources, strict=True)):
+    features, parts = [], []
+    for number, x in enumerate((fine, coarse, _apply_deep(coarse))):
         if statistics is not None:
             x = (x - statistics.means[number]) / statistics.deviations[number]  # noqa: PLW2901
+        x = layers.Conv2D(x.shape[-1], 1, name=LATERALS[number])(x)  # noqa: PLW2901
+        features.append(x)
         ratio = 2**number
-        x = layers.Conv2D(widths.joined * ratio * ratio, 1, name=name)(x)  # noqa: PLW2901
-        x = ops.depth_to_space(x, ratio) if ratio > 1 else x  # noqa: PLW2901
-        joined = x if joined is None else layers.Add()([joined, x])
-    x = layers.ReLU(6.0)(joined)
-    x = layers.Conv2D(widths.hidden, 3, padding="same", activation="relu", name="hidden0")(x)
-    x = layers.SpatialDropout2D(dropout)(x) if dropout else x
-    x = layers.Conv2D(widths.hidden, 3, padding="same", activation="relu", name="hidden1")(x)
-    return _heads(x, valid, labels, defects, dropout)
-
-
-def _heads(x: Any, valid: Any | None, labels: int, defects: int, dropout: float) -> tuple[Any, Any, Any]:
+        part = layers.Conv2D(defects * ratio * ratio, 1, name=MAPS[number])(x)
+        parts.append(ops.depth_to_space(part, ratio) if ratio > 1 else part)
+    x = layers.AveragePooling2D(MAP_CELLS, 1, "same")(layers.Add()(parts))
+    # XNNPACK does not take an average pooling, and an output must come from XNNPACK.
     activation = layers.Conv2D(defects, 1, bias_initializer=keras.initializers.Constant(PRIOR_LOGIT), name="map")(x)
+    return _heads(features, activation, valid, labels, dropout)
+
+
+def _heads(
+    features: Sequence[Any], activation: Any, valid: Any | None, labels: int, dropout: float
+) -> tuple[Any, Any, Any]:
+    pooled: dict[str, list[Any]] = {name: [] for name in POOLS}
+    for number, x in enumerate(features):
+        inside = None if valid is None else layers.AveragePooling2D(2**number)(valid) if number else valid
+        for name, value in zip(POOLS, _pool(x, inside), strict=True):
+            pooled[name].append(value)
+    highest, _, mean = _pool(activation, valid)
+    joined = {name: layers.Concatenate()(values) for name, values in pooled.items()}
+    joined["map"] = layers.Concatenate()([highest, mean])
+    # A dense layer for each and not one over all: joined, the small means would share the int8 range of the maxima.
+    parts = []
+    for name, x in joined.items():
+        x = layers.Dropout(dropout)(x) if dropout else x  # noqa: PLW2901
+        parts.append(layers.Dense(labels, name=f"logits_{name}")(x))
+    return layers.Add()(parts), activation, highest
+
+
+def _pool(x: Any, valid: Any | None) -> tuple[Any, Any, Any]:
+    """Largest, least and mean value of each channel; padding, where `valid` is 0, does not count."""
     if valid is None:
-        largest, mean = layers.GlobalMaxPooling2D()(x), layers.GlobalAveragePooling2D()(x)
-        highest = layers.GlobalMaxPooling2D()(activation)
-    else:
-        area = ops.maximum(ops.sum(valid, axis=(1, 2)), 1.0)
-        largest, mean = ops.max(x * valid, axis=(1, 2)), ops.sum(x * valid, axis=(1, 2)) / area
-        highest = ops.max(ops.where(valid > 0, activation, _FAR_BELOW), axis=(1, 2))
-    if dropout:
-        largest, mean = layers.Dropout(dropout)(largest), layers.Dropout(dropout)(mean)
-    # Two dense layers and not one over both: joined, the small means would share the int8 range of the large maxima.
-    logits = layers.Add()(
-        [layers.Dense(labels, name="logits_largest")(largest), layers.Dense(labels, name="logits_mean")(mean)]
+        return ops.max(x, axis=(1, 2)), ops.min(x, axis=(1, 2)), layers.GlobalAveragePooling2D()(x)
+    area = ops.maximum(ops.sum(valid, axis=(1, 2)), 1.0)
+    return (
+        ops.max(ops.where(valid > 0, x, -FAR), axis=(1, 2)),
+        ops.min(ops.where(valid > 0, x, FAR), axis=(1, 2)),
+        ops.sum(x * valid, axis=(1, 2)) / area,
     )
-    return logits, activation, highest
 
 
 def build_plain(preset: Preset, channels: int, labels: int, defects: int, dropout: float) -> keras.Model:

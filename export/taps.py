@@ -1,4 +1,4 @@
-"""The frozen trunk's outputs for some views of each picture, computed once and kept in memory."""
+"""The frozen network's outputs for some views of each picture, computed once and kept in memory."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -38,22 +38,24 @@ class Picture(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Taps:
-    """The trunk's outputs for one view.
+    """The network's outputs for one view.
 
     Attributes:
         fine: `[rows, columns, channels]` at an eighth of the resolution.
         coarse: `[rows / 2, columns / 2, channels]`.
+        deep: `[rows / 4, columns / 4, channels]`; None where only the trunk's outputs are kept.
         cover: 1 in cells that the mask touches, `[rows, columns]`; None without a mask.
     """
 
     fine: npt.NDArray[np.float16]
     coarse: npt.NDArray[np.float16]
+    deep: npt.NDArray[np.float16] | None
     cover: npt.NDArray[np.uint8] | None
 
     @property
     def nbytes(self) -> int:
         """What it takes in memory."""
-        return self.fine.nbytes + self.coarse.nbytes + (0 if self.cover is None else self.cover.nbytes)
+        return sum(part.nbytes for part in (self.fine, self.coarse, self.deep, self.cover) if part is not None)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,8 +68,9 @@ class _View:
 class TapStore:
     """Keeps views by the sample's name and the view's number; view 0 is the picture as the station will see it."""
 
-    def __init__(self, trunk: keras.Model, preprocessing: Preprocessing, knobs: ViewKnobs, seed: int) -> None:
-        self._trunk = trunk
+    def __init__(self, network: keras.Model, preprocessing: Preprocessing, knobs: ViewKnobs, seed: int) -> None:
+        """Keep what a network of `build_trunk` or `build_features` puts out."""
+        self._network = network
         self._preprocessing = preprocessing
         self._knobs = knobs
         self._seed = seed
@@ -130,12 +133,15 @@ class TapStore:
 
     def _compute(self, views: Sequence[_View]) -> None:
         inputs = np.stack([view.pixels for view in views]).astype(np.float32)
-        fine, coarse = self._trunk.predict_on_batch((inputs - INPUT_ZERO_POINT) * np.float32(INPUT_SCALE))
+        outputs = self._network.predict_on_batch((inputs - INPUT_ZERO_POINT) * np.float32(INPUT_SCALE))
+        fine, coarse = outputs[:2]
+        deep = outputs[2] if len(outputs) > 2 else None  # noqa: PLR2004
         for index, view in enumerate(views):
             cover = None
             if view.mask is not None:
                 cover = cell_cover(view.mask, fine.shape[1:3], self._preprocessing.stride_px)
-            taps = Taps(fine[index].astype(np.float16), coarse[index].astype(np.float16), cover)
+            below = None if deep is None else deep[index].astype(np.float16)
+            taps = Taps(fine[index].astype(np.float16), coarse[index].astype(np.float16), below, cover)
             self._kept[view.key] = taps
             self._bytes += taps.nbytes
 

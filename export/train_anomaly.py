@@ -66,8 +66,8 @@ class TrainedAnomaly:
 
 
 def anomaly_knobs(knobs: ClassifierKnobs) -> ClassifierKnobs:
-    """The classifier's knobs as an anomaly model takes them: the trunk's features stay as ImageNet made them."""
-    return replace(knobs, fine_epochs=0, views=min(knobs.views, 3), balance=0.0)
+    """The classifier's knobs as an anomaly model takes them: features stay as ImageNet made them."""
+    return replace(knobs, deep_epochs=0, fine_epochs=0, views=min(knobs.views, 3), balance=0.0)
 
 
 def train_anomaly(

@@ -2,11 +2,13 @@
 
     station-export train DIR --task classify --minutes 30
 
-The pretrained network is unfrozen in stages. Its first two thirds stay as they are at first, so their outputs are
-computed once for a few views of each picture and kept; on these the head learns, then the deep stages with it, which
-costs a tenth of training from pictures on. The last stage trains from pictures on, at a small rate, on views that are
-new each time. Each stage ends after its epochs, or when its share of the time is spent. The plain networks have one
-stage, from pictures on.
+The pretrained network is unfrozen in stages. At first all of it stays as it is: its outputs are computed once for a
+few views of each picture and kept, and the best linear head on them is found (`export.linear_head`). From there on
+fine-tuning bends the features and does not tear them (Kumar et al., ICLR 2022, "LP-FT"): first the deep stages, on what
+is kept of the first two thirds, which costs a tenth of training from pictures on; then all but the first blocks, from
+pictures on, on views that are new each time. A stage ends after its epochs, or when its share of the time is spent, and
+its result stands only if the held-out pictures are better told apart than before: with few parts they may not be. The
+plain networks have one stage, from pictures on.
 
 What was done is saved after each epoch and taken up again by the same command.
 """
@@ -29,7 +31,7 @@ from export.classifier import (
     STRIDE_PX,
     Preset,
     Statistics,
-    Widths,
+    build_features,
     build_plain,
     build_tail,
     build_trunk,
@@ -39,10 +41,11 @@ from export.classifier import (
     join,
     logits_loss,
     map_loss,
-    measure_deep,
 )
 from export.dataset import DatasetError, Sample, read_mask, read_sample
 from export.efficientnet import INPUT_SCALE, INPUT_ZERO_POINT, STAGES
+from export.linear_head import Seen, fit_head, put_head
+from export.logistic import calibrated_loss
 from export.taps import TapStore
 from export.train_cnn import TrainingError
 from export.views import Mask, ViewKnobs, cell_cover, random_view
@@ -62,6 +65,9 @@ BATCH_AREA_PX = 16 * 512 * 512
 """Larger pictures come in smaller batches: with this area the gradients of the whole network take some 2 GB."""
 
 SAY_EVERY_S = 10.0
+CHECKPOINT = "checkpoint.npz"
+BEFORE = "before.npz"
+"""The weights that a stage began with."""
 
 FROZEN_BLOCKS = sum(stage.blocks for stage in STAGES[:2])
 """The stem and the first stages, at a quarter of the resolution, are never trained: edges are edges everywhere."""
@@ -75,11 +81,11 @@ class ClassifierKnobs:
         preset: `lite0`, or one of the plain networks.
         minutes: time budget of the training; None: the epochs alone say how long.
         side_px: pictures are scaled so that the square root of their median area is this; None: see `working_scale`.
-        views: how many views of each picture are kept for the first two stages.
-        head_epochs, deep_epochs, fine_epochs: of the head alone, of the head and the deep stages, of the network.
+        views: how many views of each picture are kept for the head and the deep stages.
+        deep_epochs, fine_epochs: of the head and the deep stages, of the network; 0 leaves a stage out.
         plain_epochs: of a plain network.
         batch: pictures a step.
-        head_rate, deep_rate, fine_rate, plain_rate: largest learning rates.
+        deep_rate, fine_rate, plain_rate: largest learning rates.
         optimizer: `adam` (with decoupled weight decay), or `sgd` with momentum 0.9.
         weight_decay: of the optimizer.
         dropout: share of features left out.
@@ -95,25 +101,22 @@ class ClassifierKnobs:
     minutes: float | None = 30.0
     side_px: int | None = None
     views: int = 6
-    head_epochs: int = 8
     deep_epochs: int = 14
     fine_epochs: int = 8
     plain_epochs: int = 40
     batch: int = 16
-    head_rate: float = 2e-3
-    deep_rate: float = 4e-4
-    fine_rate: float = 1.5e-4
+    deep_rate: float = 2e-4
+    fine_rate: float = 1e-4
     plain_rate: float = 1e-3
     optimizer: Literal["adam", "sgd"] = "adam"
     weight_decay: float = 0.02
     dropout: float = 0.2
     smoothing: float = 0.05
-    balance: float = 0.5
+    balance: float = 1.0
     patience: int = 0
     memory_mb: int = 3000
     seed: int = 0
     channels: Literal[1, 3] = 1
-    widths: Widths = field(default_factory=Widths)
     view: ViewKnobs = field(default_factory=ViewKnobs)
 
 
@@ -157,6 +160,8 @@ class _Stage:
     rate: float
     share: float
     trains: Callable[[str], bool]
+    doubtful: bool = True
+    """Whether what was before might be better."""
 
 
 def load_pictures(samples: Sequence[Sample], channels: int) -> list[LoadedPicture]:
@@ -274,6 +279,7 @@ class ClassifierTraining:
             knobs.plain_rate,
             1.0,
             lambda _: True,
+            doubtful=False,
         )
         self._run([stage])
         network = build_plain(knobs.preset, knobs.channels, labels, defects, 0.0)
@@ -284,10 +290,12 @@ class ClassifierTraining:
     def _train_pretrained(self) -> TrainedClassifier:
         knobs = self._knobs
         trunk = build_trunk(knobs.channels)
-        store = self._store or TapStore(trunk, self.preprocessing, knobs.view, knobs.seed)
+        store = self._store or TapStore(
+            build_features(trunk, knobs.channels), self.preprocessing, knobs.view, knobs.seed
+        )
         statistics = self._keep_views(store)
         labels, defects = len(self._labels), len(self._defects)
-        tail = build_tail(labels, defects, knobs.widths, knobs.dropout, statistics)
+        tail = build_tail(labels, defects, knobs.dropout, statistics)
         whole = join(trunk, tail, knobs.channels)
 
         def from_views(chosen: Sequence[int], rng: np.random.Generator) -> Batch:
@@ -298,7 +306,6 @@ class ClassifierTraining:
             valid = np.ones((1, *taps.fine.shape[:2], 1), np.float32)
             return [taps.fine[None].astype(np.float32), taps.coarse[None].astype(np.float32), valid]
 
-        head = _Stage("head", tail, from_views, as_kept, knobs.head_epochs, knobs.head_rate, 0.15, _is_head)
         deep = _Stage("deep stages", tail, from_views, as_kept, knobs.deep_epochs, knobs.deep_rate, 0.3, lambda _: True)
         fine = _Stage(
             "whole network",
@@ -310,9 +317,26 @@ class ClassifierTraining:
             0.35,
             _is_late,
         )
-        self._run([stage for stage in (head, deep, fine) if stage.epochs > 0])
-        serving = for_serving(trunk, tail, knobs.channels, labels, defects, knobs.widths, statistics)
+        if not (self._folder and (self._folder / CHECKPOINT).is_file()):
+            self._fit_head(store, statistics, tail)
+        self._run([stage for stage in (deep, fine) if stage.epochs > 0])
+        serving = for_serving(trunk, tail, knobs.channels, labels, defects, statistics)
         return TrainedClassifier(serving, self.preprocessing, (INPUT_SCALE, INPUT_ZERO_POINT))
+
+    def _fit_head(self, store: TapStore, statistics: Statistics, tail: keras.Model) -> None:
+        began = time.monotonic()
+        pictures = [
+            Seen(item.label, item.sample.group, [store.view(item, view) for view in range(self._views)])
+            for item in self._pictures
+        ]
+        weights = [float(weight) for weight in self._weights]
+        good = next((label for label in range(len(self._labels)) if label not in self._defects), None)
+        head = fit_head(pictures, len(self._labels), good, weights, statistics, self._knobs.seed, self._say)
+        put_head(tail, head)
+        self._say(
+            f"head: penalty {head.penalty:g}, loss {head.loss:.3f} on parts left out in turn, "
+            f"{(time.monotonic() - began) / 60:.1f} min"
+        )
 
     def _keep_views(self, store: TapStore) -> Statistics:
         """Compute the trunk's outputs, as many views as time and memory allow."""
@@ -338,7 +362,7 @@ class ClassifierTraining:
         taps = [store.view(self._pictures[index], 0) for index in chosen]
         fine = channel_statistics([item.fine for item in taps])
         coarse = channel_statistics([item.coarse for item in taps])
-        deep = measure_deep([item.coarse for item in taps])
+        deep = channel_statistics([item.deep for item in taps if item.deep is not None])
         return Statistics((fine[0], coarse[0], deep[0]), (fine[1], coarse[1], deep[1]))
 
     def _from_kept_views(self, store: TapStore, chosen: Sequence[int], rng: np.random.Generator) -> Batch:
@@ -414,7 +438,7 @@ class ClassifierTraining:
         return [logits, cells, highest]
 
     def _run(self, stages: Sequence[_Stage]) -> None:
-        path = self._folder / "checkpoint.npz" if self._folder else None
+        path = self._folder / CHECKPOINT if self._folder else None
         first, epoch, spent_s = restore(path, [stage.model for stage in stages]) if path else (0, 0, 0.0)
         if first or epoch:
             self._say(f"going on with the stage {stages[first].name if first < len(stages) else 'of quantization'}")
@@ -433,6 +457,7 @@ class ClassifierTraining:
             loss=[logits_loss(knobs.smoothing), map_loss, highest_loss],
             jit_compile=False,
         )
+        before = self._before(stage, number, path, resumed=bool(first_epoch or spent_s))
         clock = _Clock(spent_s, stage.share * 60 * knobs.minutes if knobs.minutes else math.inf)
         best = _Best(knobs.patience if self._validation else 0)
         epoch, loss = first_epoch, math.nan
@@ -445,6 +470,8 @@ class ClassifierTraining:
                 save(path, [item.model for item in stages], number, epoch, clock.spent_s)
         best.put_back(stage.model)
         self._say(f"{stage.name}: {epoch} epochs, loss {loss:.3f}, {clock.spent_s / 60:.1f} min")
+        if stage.doubtful and self._validation:
+            self._keep_the_better(stage, before)
         if path:
             save(path, [item.model for item in stages], number + 1, 0, 0.0)
 
@@ -473,16 +500,40 @@ class ClassifierTraining:
         return float(np.mean(losses)) if losses else math.nan
 
     def _validation_loss(self, stage: _Stage) -> float:
-        """Of the logits on unchanged pictures."""
-        losses = []
-        loss = logits_loss(self._knobs.smoothing)
+        """Cross-entropy on unchanged pictures, classes weighted, at the temperature that suits the logits best."""
+        found = []
         for item in self._validation:
             inputs = stage.whole(item)
-            logits = stage.model.predict_on_batch(inputs if len(inputs) > 1 else inputs[0])[0]
-            target = np.zeros((1, len(self._labels) + 1), np.float32)
-            target[0, item.label], target[0, -1] = 1, self._weights[item.label]
-            losses.append(float(loss(target, keras.ops.convert_to_tensor(logits))))
-        return float(np.mean(losses))
+            found.append(stage.model.predict_on_batch(inputs if len(inputs) > 1 else inputs[0])[0][0])
+        logits = np.asarray(found, np.float64)
+        truth = np.array([item.label for item in self._validation], np.int64)
+        return calibrated_loss(logits, truth, self._weights[truth])
+
+    def _keep_the_better(self, stage: _Stage, before: Sequence[Any]) -> None:
+        """Put the weights from before the stage back unless it has made things better."""
+        trained = stage.model.get_weights()
+        after_loss = self._validation_loss(stage)
+        stage.model.set_weights(before)
+        before_loss = self._validation_loss(stage)
+        if after_loss < before_loss:
+            stage.model.set_weights(trained)
+        verdict = "kept" if after_loss < before_loss else "not kept"
+        self._say(
+            f"{stage.name}: loss on held-out pictures {before_loss:.3f} before, {after_loss:.3f} after: {verdict}"
+        )
+
+    def _before(self, stage: _Stage, number: int, path: Path | None, *, resumed: bool) -> list[Any]:
+        """The weights that the stage began with, also after an interruption."""
+        stored = path.with_name(BEFORE) if path else None
+        now: list[Any] = stage.model.get_weights()
+        if stored is None or not (resumed and stored.is_file()):
+            if stored is not None:
+                save(stored, [stage.model], number, 0, 0.0)
+            return now
+        restore(stored, [stage.model])
+        before: list[Any] = stage.model.get_weights()
+        stage.model.set_weights(now)
+        return before
 
     def _as_served(self, item: LoadedPicture) -> list[Any]:
         size = input_size(item.pixels, self.preprocessing, (0, 0))
@@ -576,10 +627,6 @@ class _Best:
     def put_back(self, model: keras.Model) -> None:
         if self._least is not None:
             model.set_weights(self._least[1])
-
-
-def _is_head(name: str) -> bool:
-    return not name.startswith(("stem", "block"))
 
 
 def _is_late(name: str) -> bool:

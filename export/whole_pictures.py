@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
+from export.bias_correction import correct_means
 from export.comparison import LayerError
 from export.dataset import DatasetError, Sample, read_sample
 from export.evaluate import Scored
@@ -45,7 +46,9 @@ def quantize_pictures(
     names: Sequence[str],
     to_real: tuple[float, int],
 ) -> Quantized:
-    """Convert a network that takes whole pictures; see `export.rebase` and `export.rounding` for what is done before.
+    """Convert a network that takes whole pictures.
+
+    Before that see `export.rebase` and `export.rounding`, after it `export.bias_correction`.
 
     Args:
         network: float32, one input, outputs in the order of `names`.
@@ -79,7 +82,13 @@ def quantize_pictures(
     with lent(network, spread):
         rounded = round_weights(network, measured)
     with lent(network, rounded):
-        return Quantized(convert(serving, representative), spread)
+        model = convert(serving, representative)
+    tensors = [_whole(picture, middle, shape, preprocessing)[None] for picture in pictures]
+    exact = []
+    for tensor in tensors:
+        outputs = network.predict_on_batch(real(tensor[0]))
+        exact.append(dict(zip(names, outputs if isinstance(outputs, list) else [outputs], strict=True)))
+    return Quantized(correct_means(model, tensors, exact), spread)
 
 
 def picture_layers(

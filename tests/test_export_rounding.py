@@ -120,3 +120,42 @@ def test_a_network_for_faint_pictures_survives_quantization(network: Any) -> Non
     )
     print(f"plain {plain:.1f} dB, careful {careful:.1f} dB")
     assert careful > plain + 4
+
+
+def test_the_mean_of_each_output_is_put_right() -> None:
+    import keras  # noqa: PLC0415
+    from ai_edge_litert.interpreter import Interpreter  # noqa: PLC0415
+    from keras import layers, ops  # noqa: PLC0415
+
+    from export.bias_correction import correct_means  # noqa: PLC0415
+    from export.quantize import convert  # noqa: PLC0415
+
+    keras.utils.set_random_seed(1)
+    picture = keras.Input((16, 16, 1), batch_size=1, name="picture")
+    x = layers.Conv2D(8, 3, padding="same")(picture)
+    parts = [layers.Dense(3, bias_initializer="random_normal")(ops.max(x, axis=(1, 2)))]
+    parts += [layers.Dense(3, bias_initializer="random_normal")(ops.min(x, axis=(1, 2)))]
+    cells = layers.Conv2D(2, 1, bias_initializer="random_normal")(x)
+    network = keras.Model(picture, {"logits": layers.Add()(parts), "map": cells})
+    rng = np.random.default_rng(4)
+    pixels = [rng.integers(0, 256, (1, 16, 16, 1)).astype(np.uint8) for _ in range(24)]
+    real = [(one.astype(np.float32) - 127) / 128 for one in pixels]
+    model = convert(network, lambda: (("serving_default", {"picture": one}) for one in real))
+    # The network to follow answers otherwise by the same small amount each time: the outputs' ranges are settled.
+    moved = {"logits": np.array([0.06, -0.05, -0.04]), "map": np.array([-0.05, 0.06])}
+    exact = [{name: network(one)[name].numpy() + shift for name, shift in moved.items()} for one in real]
+
+    def mean_errors(content: bytes) -> dict[str, Any]:
+        runner = Interpreter(model_content=content).get_signature_runner()
+        errors = {}
+        for name, detail in runner.get_output_details().items():
+            scale, zero_point = detail["quantization"]
+            found = [(runner(picture=one)[name].astype(np.float64) - zero_point) * scale for one in pixels]
+            wanted = [one[name] for one in exact]
+            errors[name] = np.abs(np.mean([a - b for a, b in zip(found, wanted, strict=True)], axis=(0, 1)))
+        return errors
+
+    before, after = mean_errors(model), mean_errors(correct_means(model, pixels, exact))
+    assert before["logits"].max() > 0.03
+    assert after["logits"].max() < before["logits"].max() / 4
+    assert after["map"].max() < before["map"].max() / 4

@@ -151,7 +151,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     classify = parser.add_argument_group(
         "classify and anomaly", "knobs of the classifier, for those who know what they want"
     )
-    classify.add_argument("--epochs", type=_positive_int, metavar="N", help="length of each stage, at most")
+    classify.add_argument(
+        "--epochs",
+        type=_count,
+        metavar="N",
+        help="length of each stage of fine-tuning, at most; 0: the head alone, on features as they are",
+    )
     classify.add_argument("--optimizer", choices=["adam", "sgd"], help="how the weights are moved (default: adam)")
     classify.add_argument("--rate", type=_positive, help="largest learning rate, of all stages in proportion")
     classify.add_argument("--weight-decay", type=_not_negative, help="of the optimizer")
@@ -354,6 +359,13 @@ def _positive(text: str) -> float:
 def _positive_int(text: str) -> int:
     value = int(text)
     if value < 1:
+        raise ValueError
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
         raise ValueError
     return value
 

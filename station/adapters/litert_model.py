@@ -38,6 +38,7 @@ INTEGER_OPS = frozenset(
         "PAD",
         "QUANTIZE",
         "REDUCE_MAX",
+        "REDUCE_MIN",
         "RELU",
         "RELU6",
         "RESHAPE",
