@@ -4,12 +4,12 @@ How far a feature (a channel, or the score along a direction) may go has three p
 
 - *What as many independent readings allow.* The limit is the prediction interval of Student's t for one more reading
   after as many independent ones as the log holds (Hahn and Meeker, Statistical Intervals, 1991, 4.7), for all features
-  and for LEVEL_AHEAD times as long together. The slow part of a feature and the rest have one each, and their squares
+  and for AHEAD times as long together. The slow part of a feature and the rest have one each, and their squares
   add up: a slow part that wanders through its log once has shown little of where it may be, and its limit is wide, but
   it must not take that of the noise upon it along.
 - *What the log shows.* Spreads come from stretches that were left out, about the mean of the others and along their
   directions; a reading beyond the interval widens it.
-- *What the log shows forward in time.* Such stretches lie between others, and a log that drifts looks quieter there
+- *What each half shows of the other.* Such stretches lie between others, and a log that drifts looks quieter there
   than it is. So each half of the log teaches limits, and the other half is held against them. What stays beyond them
   drifts, and the limits are widened by as much. Which of the directions will drift next cannot be told from the one
   that did: those of one half are not those of the other. So all of them are widened alike.
