@@ -30,12 +30,12 @@ from matplotlib import pyplot as plt
 
 from export.dataset import read_dataset
 from export.gan import GanPreset
-from export.samples import Dataset, Sample
+from export.samples import Dataset, DatasetError, Sample
 from export.synthesis.make import Made, Material, Order, gather, make
 from export.synthesis.methods import Method
 from export.synthesis.pick import Seen, look_at, synthetic
 from export.synthesis.probe import Probe, limit_for
-from export.train_gan import CollapsedError, GanKnobs
+from export.train_gan import GanKnobs
 from station.whole_file import write_whole
 
 RARE = ("MT_Break", "MT_Crack", "MT_Fray")
@@ -105,7 +105,7 @@ class Study:
                 continue
             try:
                 extra = self._extra(part, material, arm, seed)
-            except CollapsedError as exc:
+            except DatasetError as exc:
                 for detector in detectors:
                     write_whole(self._cell(detector, arm, seed), json.dumps({"failed": str(exc)}).encode())
                 print(f"seed {seed}, {arm}: {exc}", flush=True)
@@ -212,7 +212,7 @@ def report(out: Path, table: str, seeds: Sequence[int]) -> None:
         read = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]
         failed = sum("failed" in one for one in read)
         if failed:
-            print(f"{arm}: {failed} of {len(read)} runs collapsed")
+            print(f"{arm}: {failed} of {len(read)} networks collapsed, or drew nothing that can be seen")
         if len(read) == len(seeds) and not failed:
             tables[arm] = read
         else:
