@@ -3,10 +3,10 @@
     station-export train DIR --task anomaly
 
 Two opinions of each patch are added. The first is how far its pretrained features lie from those of good parts: a
-Gaussian over whitened features of an eighth and a sixteenth of the resolution (Defard et al., ICPR 2021, "PaDiM", with
-one Gaussian for all places, since parts need not lie alike). The whitening stands in the graph, so that only a
-Euclidean distance is left to do outside of it. The second is a map that has learned to find defects drawn on good
-pictures. Both are brought to one scale on good pictures that were held out.
+Gaussian over whitened features of an eighth, a sixteenth and a thirty-second of the resolution (Defard et al., ICPR
+2021, "PaDiM", with one Gaussian for all places, since parts need not lie alike). The whitening stands in the graph, so
+that only a Euclidean distance is left to do outside of it. The second is a map that has learned to find defects drawn
+on good pictures. Both are brought to one scale on good pictures that were held out.
 """
 
 import io
@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from keras import layers, ops
 
-from export.classifier import COARSE_FILTERS, COARSE_STAGE, FINE_FILTERS, FINE_STAGE
+from export.classifier import COARSE_STAGE, FINE_STAGE
 from export.dataset import DatasetError, Sample
 from export.efficientnet import INPUT_SCALE, INPUT_ZERO_POINT, STAGES
 from export.synthetic import draw_defects
@@ -31,7 +31,9 @@ from station.messages import Pixels, Scores
 from station.preprocess import input_size, write_input
 from station.regions import cells_inside
 
-FEATURES = FINE_FILTERS + COARSE_FILTERS
+FEATURES = 240
+"""Principal components of the patches' 472 features that are kept, those with the largest variance."""
+
 GOOD, DRAWN = 0, 1
 DRAWN_COPIES = 1.0
 """Pictures with drawn defects for each good one."""
@@ -191,32 +193,37 @@ def _renamed(sample: Sample, name: str) -> Sample:
 
 def _whiten(network: keras.Model, pictures: Sequence[Pixels], preprocessing: Preprocessing, seed: int) -> keras.Model:
     """Add the output `features`: whitened with the statistics of good pictures, so that their mean is zero."""
-    fine, coarse = (
-        network.get_layer(f"block{sum(stage.blocks for stage in STAGES[: number + 1]) - 1}_add").output
-        for number in (FINE_STAGE, COARSE_STAGE)
-    )
-    fine = layers.AveragePooling2D(3, 1, "same")(fine)
-    coarse = layers.AveragePooling2D(3, 1, "same")(coarse)
-    patches = _patches(keras.Model(network.input, [fine, coarse]), pictures, preprocessing, seed)
+    taps = [
+        network.get_layer(f"block{sum(stage.blocks for stage in STAGES[: number + 1]) - 1}_{end}").output
+        for number, end in ((FINE_STAGE, "add"), (COARSE_STAGE, "add"), (len(STAGES) - 1, "project_normalization"))
+    ]
+    # Single odd cells are smoothed away; at a thirty-second of the resolution a cell is large as it is.
+    taps = [*(layers.AveragePooling2D(3, 1, "same")(tap) for tap in taps[:2]), taps[2]]
+    patches = _patches(keras.Model(network.input, taps), pictures, preprocessing, seed)
     mean, deviation = patches.mean(axis=0), patches.std(axis=0) + 1e-3
     values, vectors = np.linalg.eigh(np.cov(((patches - mean) / deviation).T))
+    values, vectors = values[-FEATURES:], vectors[:, -FEATURES:]
     # ZCA or PCA, the distance is the same; PCA's axes share the int8 range evenly.
     linear = (vectors / np.sqrt(np.maximum(values, 0) + SHRINKAGE)) / deviation[:, None]
     linear = np.asarray(linear, np.float32)
     bias = np.asarray(-mean @ linear, np.float32)
-    from_fine = layers.Conv2D(FEATURES, 1, name="whiten_fine")
-    from_coarse = layers.Conv2D(FEATURES * 4, 1, use_bias=False, name="whiten_coarse")
-    # Depth to space with four equal copies is enlargement by two, without a resize whose size would be fixed.
-    features = layers.Add()([from_fine(fine), ops.depth_to_space(from_coarse(coarse), 2)])
-    from_fine.set_weights([linear[:FINE_FILTERS][None, None], bias])
-    from_coarse.set_weights([np.tile(linear[FINE_FILTERS:], (1, 4))[None, None]])
-    return keras.Model(network.input, [features, network.output[1]], name="anomaly")
+    parts, start = [], 0
+    for number, tap in enumerate(taps):
+        ratio, stop = 2**number, start + tap.shape[-1]
+        layer = layers.Conv2D(FEATURES * ratio * ratio, 1, name=f"whiten{number}")
+        # Depth to space with equal copies is enlargement, without a resize whose size would be fixed.
+        part = layer(tap)
+        parts.append(ops.depth_to_space(part, ratio) if ratio > 1 else part)
+        kernel = np.tile(linear[start:stop], (1, ratio * ratio))
+        layer.set_weights([kernel[None, None], bias if number == 0 else np.zeros(kernel.shape[1], np.float32)])
+        start = stop
+    return keras.Model(network.input, [layers.Add()(parts), network.output[1]], name="anomaly")
 
 
 def _patches(
     taps: keras.Model, pictures: Sequence[Pixels], preprocessing: Preprocessing, seed: int
 ) -> npt.NDArray[np.float64]:
-    """Features of patches drawn at random from good pictures, `[patches, FEATURES]`."""
+    """Features of patches drawn at random from good pictures, `[patches, features of all resolutions]`."""
     rng = np.random.default_rng((seed, 13))
     each = max(4, PATCHES // len(pictures))
     drawn = []
@@ -224,9 +231,10 @@ def _patches(
         tensor = np.empty((*input_size(pixels, preprocessing, (0, 0)), preprocessing.channels), np.uint8)
         placement = write_input(pixels, tensor, preprocessing)
         real = (tensor[None].astype(np.float32) - INPUT_ZERO_POINT) * np.float32(INPUT_SCALE)
-        fine, coarse = taps.predict_on_batch(real)
-        joined = np.concatenate([fine[0], coarse[0].repeat(2, axis=0).repeat(2, axis=1)], axis=2)
+        found = taps.predict_on_batch(real)
+        enlarged = [part[0].repeat(2**number, axis=0).repeat(2**number, axis=1) for number, part in enumerate(found)]
+        joined = np.concatenate(enlarged, axis=2)
         rows, columns = cells_inside(joined.shape, preprocessing.stride_px, placement)
-        cells = joined[:rows, :columns].reshape(-1, FEATURES)
+        cells = joined[:rows, :columns].reshape(-1, joined.shape[2])
         drawn.append(cells[rng.permutation(len(cells))[:each]])
     return np.concatenate(drawn).astype(np.float64)
