@@ -242,6 +242,7 @@ class Station:
             now_s = self._clock.monotonic_s()
             self._report_progress(now_s)
             self._faults.set("journal", self._recorder.fault)
+            self._faults.set("broker refusal", self._recorder.refusal)
             for line in self._lines.values():
                 if line.part.part_ids is not None:
                     line.part.part_ids.keep()

@@ -14,7 +14,11 @@ connection is lost, all that is in flight goes back to where it came from and is
 delivery is at least once.
 
 A row is *held* while this machine knows it (live, paged, in flight or settled). The invariant that loses nothing: a row
-that no broker has acknowledged is either held, or it stands in the journal's outbox behind the cursor.
+that no broker has acknowledged is either held, or it stands in the journal's outbox behind the cursor or behind the
+place from which its barred topic will be read again.
+
+A topic may be *barred*: the broker refused a row of it, as its access rules may do. Its rows then wait in the journal's
+outbox, and the others go on; `try_again` and each new connection lift the bar.
 
 A row with a negative number is not in the journal (the disk refused it); it stays in memory in either lane, in order
 with its like, until it is acknowledged or gets a place in the journal.
@@ -30,6 +34,9 @@ live                  first connection of this run       backlog
 backlog               page read                          paged
 paged                 sent                               in flight, historical
 in flight             acknowledged                       settled
+in flight             refused                            barred
+any, of such a topic  its turn to be sent                barred
+barred                tried again, or a new connection   backlog
 in flight, live       connection lost                    live, at the front
 in flight, historical connection lost                    backlog
 settled               marked in the journal              (done)
@@ -101,6 +108,8 @@ class Delivery:
         self._historical_in_flight = 0
         self._settled: set[int] = set()
         self._live_rows: set[int] = set()
+        self._barred: dict[str, int | None] = {}
+        self._barred_in_memory: list[OutboxRow] = []
         self._cursor = 0
         self._behind = True
 
@@ -116,7 +125,8 @@ class Delivery:
 
     @property
     def is_idle(self) -> bool:
-        """Whether everything that was ever committed has been sent and acknowledged, as far as this machine knows."""
+        """Whether everything that was ever committed has been sent and acknowledged, as far as this machine knows and
+        the broker takes it."""
         return not (self._live or self._paged or self._stranded or self._in_flight or self._behind)
 
     @property
@@ -135,6 +145,7 @@ class Delivery:
             while self._live:
                 self._demote_oldest()
         self._connected = self._was_connected = True
+        self.try_again()
         self._window = max(1, min(self._configured_window, window))
 
     def disconnected(self) -> None:
@@ -175,6 +186,7 @@ class Delivery:
         self._live_rows.difference_update(rows)
         self._live = deque(entry for entry in self._live if entry.row.row not in rows)
         self._stranded = deque(row for row in self._stranded if row.row not in rows)
+        self._barred_in_memory = [row for row in self._barred_in_memory if row.row not in rows]
 
     def strand(self, row: OutboxRow) -> None:
         """Send a row that is in memory only (again), through the historical lane, in its place among its like."""
@@ -197,6 +209,26 @@ class Delivery:
         if row >= 0:
             self._settled.add(row)
         return True
+
+    def refused(self, row: int) -> OutboxRow | None:
+        """The broker refused this row: its topic is barred; None when it was not in flight."""
+        flight = self._in_flight.pop(row, None)
+        if flight is None:
+            return None
+        if flight.historical:
+            self._historical_in_flight -= 1
+        self._bar(flight.row)
+        return flight.row
+
+    def try_again(self) -> None:
+        """Send what the broker refused once more, in order, through the historical lane."""
+        rows = [row for row in self._barred.values() if row is not None]
+        self._barred.clear()
+        if rows:
+            self._to_backlog(min(rows))
+        waiting, self._barred_in_memory = self._barred_in_memory, []
+        for row in waiting:
+            self.strand(row)
 
     def marked(self, rows: Iterable[int]) -> None:
         """The journal knows that these rows are acknowledged."""
@@ -225,20 +257,25 @@ class Delivery:
         self.age(now_s)
         if not self._connected or len(self._in_flight) >= self._window:
             return None
-        if self._live:
+        while self._live:
             entry = self._live.popleft()
             self._live_rows.discard(entry.row.row)
+            if entry.row.message.topic in self._barred:
+                self._bar(entry.row)
+                continue
             self._in_flight[entry.row.row] = _InFlight(entry.row, False, entry.committed_s)
             return Sending(entry.row, historical=False)
         if self._historical_in_flight >= self._historical_window:
             return None
-        lane = self._paged or (self._stranded if not self._behind else None)
-        if not lane:
-            return None
-        row = lane.popleft()
-        self._in_flight[row.row] = _InFlight(row, True, now_s)
-        self._historical_in_flight += 1
-        return Sending(row, historical=True)
+        while lane := self._paged or (self._stranded if not self._behind else None):
+            row = lane.popleft()
+            if row.message.topic in self._barred:
+                self._bar(row)
+                continue
+            self._in_flight[row.row] = _InFlight(row, True, now_s)
+            self._historical_in_flight += 1
+            return Sending(row, historical=True)
+        return None
 
     def age(self, now_s: float) -> None:
         """Move rows that waited too long to the historical lane."""
@@ -249,6 +286,14 @@ class Delivery:
     def _historical_window(self) -> int:
         """A quarter of the window, at least one place, stays free for live rows (but one is always left to history)."""
         return max(1, self._window - max(1, self._window // 4))
+
+    def _bar(self, row: OutboxRow) -> None:
+        topic = row.message.topic
+        first = self._barred.setdefault(topic, None)
+        if row.row < 0:
+            self._barred_in_memory.append(row)
+        else:
+            self._barred[topic] = row.row if first is None else min(first, row.row)
 
     def _demote_oldest(self) -> None:
         row = self._live.popleft().row

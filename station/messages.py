@@ -987,6 +987,19 @@ class Replayed:
 
 
 @dataclass(frozen=True, slots=True)
+class Refusal:
+    """A row that the broker would not take.
+
+    Attributes:
+        row: its number.
+        reason: the broker's, in words.
+    """
+
+    row: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Link:
     """Where the connection to the broker stands.
 

@@ -20,6 +20,7 @@ from station.messages import (
     OutboxRow,
     Outgoing,
     Pixels,
+    Refusal,
     Replayed,
     ReplayResult,
     Scores,
@@ -465,6 +466,9 @@ class Publisher(StateSink, Resource, Protocol):
 
     def acknowledgements(self) -> Sequence[int]:
         """Rows that the broker acknowledged since the last call."""
+
+    def refusals(self) -> Sequence[Refusal]:
+        """Rows that the broker answered and refused since the last call."""
 
     def link(self) -> Link:
         """Where the connection stands; `send` uses the connection that was reported last."""

@@ -11,6 +11,7 @@ gap.
 """
 
 import logging
+import math
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -42,6 +43,12 @@ BATCH_ROWS = 1000
 SPOOL_BYTES = 8_000_000
 """Payload bytes kept in memory while the disk refuses."""
 SHORTEST_WAIT_S = 0.05
+REFUSED_AGAIN_S = 30.0
+"""What the broker refused is tried again after this: its access rules may have been mended."""
+REFUSED_SETTLE_S = 10.0
+"""A topic of which nothing was refused for this much longer counts as taken."""
+WITHHELD_KEPT = 10_000
+"""Messages that were too large are remembered, so that none is declared again when the broker forgets the session."""
 REPLAY_EVERY_S = 0.1
 """What was asked for again goes back into the outbox in pieces of about this much time, each a transaction."""
 
@@ -158,6 +165,10 @@ class Recorder:
         self._retry_at_s = 0.0
         self._declare_at_s = 0.0
         self._marked_s = clock.monotonic_s()
+        self._refused_topics: dict[str, tuple[str, float]] = {}
+        self._try_again_s = math.inf
+        self._too_large: dict[int, None] = {}
+        self._withheld = 0
         self._wall = self._wall_offset()
         self._former_walls: deque[tuple[float, float]] = deque()
         self._committed = 0
@@ -168,6 +179,16 @@ class Recorder:
     def fault(self) -> str | None:
         """What is wrong with the journal now, in one line; None when all is well."""
         return self._fault or self._read_fault
+
+    @property
+    def refusal(self) -> str | None:
+        """What the broker does not take, in one line; None when it takes all."""
+        told = [
+            f"it refuses {topic}: {reason}; see its access rules" for topic, (reason, _) in self._refused_topics.items()
+        ]
+        if self._withheld:
+            told.append(f"{self._withheld} messages were larger than it takes and stay in the journal")
+        return "; ".join(told) or None
 
     @property
     def committed(self) -> int:
@@ -209,6 +230,7 @@ class Recorder:
         self._follow_wall_clock(now_s)
         self._follow_link()
         self._take_acknowledgements()
+        self._take_refusals(now_s)
         self._begin_replays(now_s)
         self._keep(messages, now_s)
         self._replay()
@@ -251,6 +273,7 @@ class Recorder:
             self._delivery.disconnected()
         if link.connected and not self._delivery.is_connected and link.connections != self._failed_connection:
             self._connection = link.connections
+            self._withheld = 0
             self._delivery.connected(link.window)
             if not link.session_present:
                 self._delivery.session_lost()
@@ -260,6 +283,23 @@ class Recorder:
         for row in self._publisher.acknowledgements():
             if self._delivery.acknowledged(row) and row in self._spool:
                 self._spool[row].acknowledged = True
+
+    def _take_refusals(self, now_s: float) -> None:
+        """Let what the broker refuses wait, and nothing else for its sake."""
+        for refusal in self._publisher.refusals():
+            row = self._delivery.refused(refusal.row)
+            if row is not None:
+                self._refused_topics[row.message.topic] = refusal.reason, now_s
+                self._try_again_s = min(self._try_again_s, now_s + REFUSED_AGAIN_S)
+        if now_s >= self._try_again_s:
+            self._try_again_s = math.inf
+            self._delivery.try_again()
+        if self._refused_topics:
+            self._refused_topics = {
+                topic: (reason, at_s)
+                for topic, (reason, at_s) in self._refused_topics.items()
+                if now_s - at_s < REFUSED_AGAIN_S + REFUSED_SETTLE_S
+            }
 
     def _keep(self, messages: Sequence[Outgoing], now_s: float) -> None:
         """Commit messages, what the spool holds and acknowledgements, as far as the disk lets us."""
@@ -510,12 +550,19 @@ class Recorder:
     def _withhold(self, row: OutboxRow) -> None:
         """Leave a message in the journal that the broker would never take, so that those behind it go out."""
         message = row.message
-        logger.error(
-            "%s: %d bytes are more than the broker takes; it stays in the journal, and a gap says so",
-            message.topic,
-            len(message.payload),
-        )
-        self._note_loss(message, "too_large")
+        if row.row not in self._too_large:
+            if not self._too_large:
+                logger.error(
+                    "%s: %d bytes are more than the broker takes; what is too large stays in the journal, and of "
+                    "verdicts a gap says so",
+                    message.topic,
+                    len(message.payload),
+                )
+            self._too_large[row.row] = None
+            if len(self._too_large) > WITHHELD_KEPT:
+                del self._too_large[next(iter(self._too_large))]
+            self._withheld += 1
+            self._note_loss(message, "too_large")
         if self._delivery.acknowledged(row.row) and row.row in self._spool:
             self._spool[row.row].acknowledged = True
 

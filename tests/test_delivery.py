@@ -160,6 +160,7 @@ class AnyOrderOfEvents(RuleBasedStateMachine):
         self.acknowledged: set[int] = set()
         self.received: set[int] = set()
         self.sent_now: list[Sending] = []
+        self.barred: set[str] = set()
         for _ in range(left):
             self._new_row("left", durable=True)
 
@@ -184,6 +185,7 @@ class AnyOrderOfEvents(RuleBasedStateMachine):
     def connect(self, window: int, forgot: bool, acknowledged_again: bool) -> None:
         self.window_now = min(self.window, window)
         self.delivery.connected(window)
+        self.barred.clear()
         self.sent_now.clear()
         if forgot:
             self.delivery.session_lost()
@@ -220,6 +222,7 @@ class AnyOrderOfEvents(RuleBasedStateMachine):
     def _check_sending(self, sending: Sending) -> None:
         number = sending.row.row
         assert number not in self.flying
+        assert self.camera[number] not in self.barred
         assert number not in self.acknowledged, "sent again although the broker has it"
         same = [
             earlier.row.row
@@ -240,6 +243,24 @@ class AnyOrderOfEvents(RuleBasedStateMachine):
             self.memory.pop(number, None)
         del self.flying[:count]
 
+    @precondition(lambda self: self.flying)
+    @rule()
+    def broker_refuses_a_camera(self) -> None:
+        camera = self.camera[self.flying[0]]
+        for number in [one for one in self.flying if self.camera[one] == camera]:
+            refused = self.delivery.refused(number)
+            assert refused is not None
+            assert refused.row == number
+            self.flying.remove(number)
+            self.received.discard(number)
+        self.barred.add(camera)
+        self.sent_now = [one for one in self.sent_now if self.camera[one.row.row] != camera]
+
+    @rule()
+    def try_again(self) -> None:
+        self.delivery.try_again()
+        self.barred.clear()
+
     @rule()
     def mark(self) -> None:
         settled = self.delivery.settled
@@ -257,6 +278,7 @@ class AnyOrderOfEvents(RuleBasedStateMachine):
             return
         if not self.delivery.is_connected:
             self.connect(6, False, False)
+        self.try_again()
         for _ in range(3 * len(self.order) + 3):
             self.send(20, 3)
             if self.flying:

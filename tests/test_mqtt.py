@@ -25,7 +25,7 @@ from station.adapters.system_clock import SystemClock
 from station.broker_settings import BrokerSettings, TlsSettings
 from station.errors import ConfigurationError, ProtocolError
 from station.ids import uuid7
-from station.messages import Link, OutboxRow, Outgoing
+from station.messages import Link, OutboxRow, Outgoing, Refusal
 
 STATUS = "inspection/line-1/status"
 OFFLINE = b'{"status":"offline"}'
@@ -222,9 +222,16 @@ def test_a_message_that_the_broker_refuses_is_no_acknowledgement(guarded_broker:
     with bench(guarded_broker.port, "secret", username="station", password="secret") as line:
         line.connected()
         line.send(1)
-        wait_for(lambda: len(line.links) >= 2)
-        assert "refused a message: Not authorized" in (line.links[1].reason or "")
+        refused: list[Refusal] = []
+
+        def take() -> bool:
+            refused.extend(line.publisher.refusals())
+            return bool(refused)
+
+        wait_for(take)
+        assert refused == [Refusal(1, "Not authorized")]
         assert line.publisher.acknowledgements() == []
+        assert line.publisher.link().connections == 1
 
 
 @pytest.fixture(scope="module")

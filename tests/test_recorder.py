@@ -19,7 +19,7 @@ from station.adapters.sqlite_journal import SqliteJournal, verify
 from station.delivery import LIVE_FOR_S
 from station.mailbox import Mailbox, Overflow
 from station.messages import Gap, Outcome, Outgoing, Selection, Verdict
-from station.recorder import MARK_WITHIN_S, RETRY_S, Recorder
+from station.recorder import MARK_WITHIN_S, REFUSED_AGAIN_S, REFUSED_SETTLE_S, RETRY_S, Recorder
 from station.settings import JournalSettings
 from station.wire import decode, outgoing
 
@@ -81,6 +81,9 @@ class Bench:
     def fault(self) -> str | None:
         return self.recorder.fault
 
+    def refusal(self) -> str | None:
+        return self.recorder.refusal
+
     def sent(self, *, historical: bool | None = None) -> list[int]:
         chosen = [row.message for row, lane in self.publisher.sent if historical in (None, lane)]
         return sequences(chosen)
@@ -133,6 +136,50 @@ def test_what_no_broker_takes_stays_in_the_journal_and_holds_nothing_up(disk: bo
     (gap,) = bench.gaps()
     assert (gap.what, gap.count, gap.first_sequence, gap.last_sequence) == ("verdicts", 1, 2, 2)
     assert gap.why == "too_large"
+
+
+@pytest.mark.parametrize("disk", [True, False])
+def test_a_topic_that_the_broker_refuses_waits_and_the_others_go_on(disk: bool) -> None:
+    bench = Bench(window=4)
+    bench.publisher.connect(session_present=True)
+    bench.publisher.refused_topics = {message(1).topic}
+    bench.journal.refuse = not disk
+    for number in range(1, 21):
+        bench.mailbox.put(message(number))
+        bench.mailbox.put(message(number, camera="side"))
+        bench.run(2)
+    others = [row.message for row, _ in bench.publisher.sent]
+    assert sequences(others, "side") == list(range(1, 21))
+    assert len(sequences(others)) <= 4
+    assert "refuses inspection/line-1/camera/top/verdict: Not authorized" in str(bench.refusal())
+    bench.journal.refuse = False
+    bench.clock.pass_s(REFUSED_AGAIN_S)
+    bench.run(5)
+    assert bench.refusal() is not None
+    bench.publisher.refused_topics = set()
+    bench.publisher.sent.clear()
+    bench.clock.pass_s(REFUSED_AGAIN_S)
+    bench.settle()
+    bench.clock.pass_s(REFUSED_SETTLE_S)
+    bench.settle()
+    assert bench.sent() == list(range(1, 21))
+    assert bench.refusal() is None
+    assert bench.journal.health().outbox == 0
+    assert bench.gaps() == []
+
+
+def test_what_is_too_large_is_declared_once_however_often_the_session_is_lost() -> None:
+    bench = Bench()
+    bench.publisher.connect(session_present=False)
+    bench.publisher.largest_bytes = 600  # a gap fits
+    bench.judge(1, 2)
+    bench.settle()
+    for _ in range(3):
+        bench.publisher.cut()
+        bench.run()
+        bench.publisher.connect(session_present=False)
+        bench.settle()
+    assert [(gap.count, gap.why) for gap in bench.gaps()] == [(2, "too_large")]
 
 
 def test_acknowledgements_go_with_the_next_commit() -> None:

@@ -153,6 +153,7 @@ class MqttClient:
         self._reported: tuple[bool, bool] | None = None
         self._connection: _Connection | None = None
         self._tokens: deque[int] = deque()
+        self._refusals: deque[tuple[int, str]] = deque()
         self._sending = threading.Lock()
         self._stopping = threading.Event()
         self._flush_until_s = float("inf")
@@ -181,10 +182,11 @@ class MqttClient:
         self._stopping.set()
         self._thread.join()
 
-    def fits(self, topic: str, payload: bytes) -> bool:
+    def fits(self, topic: str, payload: bytes, correlation: bytes | None = None) -> bool:
         """Whether the broker that accepted the newest connection takes a message of this size."""
         largest = self._link.largest_bytes
-        return largest is None or len(topic.encode()) + len(payload) + PACKET_OVERHEAD_BYTES <= largest
+        size = len(topic.encode()) + len(payload) + len(correlation or b"") + PACKET_OVERHEAD_BYTES
+        return largest is None or size <= largest
 
     def publish_once(self, topic: str, payload: bytes, properties: Properties) -> None:
         """Hand a message over with QoS 0: nobody acknowledges it, and nobody can refuse it."""
@@ -228,6 +230,13 @@ class MqttClient:
         while self._tokens:
             tokens.append(self._tokens.popleft())
         return tokens
+
+    def refused(self) -> Sequence[tuple[int, str]]:
+        """Tokens of messages that the broker refused since the last call, each with its reason."""
+        refusals = []
+        while self._refusals:
+            refusals.append(self._refusals.popleft())
+        return refusals
 
     def _run(self) -> None:
         pause_s = FIRST_PAUSE_S
@@ -373,12 +382,13 @@ class MqttClient:
             self._on_subscribed()
 
     def _puback(self, connection: _Connection, identifier: int, code: ReasonCode) -> None:
-        if code.is_failure:
-            connection.failure = f"the broker refused a message: {code.getName()}; see its access rules"
-            return
         connection.acknowledged += 1
         connection.progress_s = self._clock.monotonic_s()
-        self._tokens.append(connection.number << TOKEN_BITS | identifier)
+        token = connection.number << TOKEN_BITS | identifier
+        if code.is_failure:
+            self._refusals.append((token, code.getName()))
+        else:
+            self._tokens.append(token)
         self._on_acknowledged()
 
     def _down(self, reason: str, *, refused: bool) -> None:

@@ -5,7 +5,7 @@ from types import TracebackType
 from typing import Self
 
 from station.errors import StorageError
-from station.messages import JournalHealth, Link, OutboxRow, Outgoing, Replayed, ReplayResult, Selection
+from station.messages import JournalHealth, Link, OutboxRow, Outgoing, Refusal, Replayed, ReplayResult, Selection
 from station.ports import Clock
 
 
@@ -148,6 +148,8 @@ class MemoryPublisher:
         self.retained: dict[str, bytes] = {}
         self.copies: list[tuple[str, bytes, bytes | None]] = []
         self.largest_bytes: int | None = None
+        self.refused_topics: set[str] = set()
+        self._refusals: list[Refusal] = []
 
     def __enter__(self) -> Self:
         return self
@@ -180,7 +182,10 @@ class MemoryPublisher:
         if not self._link.connected:
             return False
         self.sent.append((row, historical))
-        self._unacknowledged.append(row.row)
+        if row.message.topic in self.refused_topics:
+            self._refusals.append(Refusal(row.row, "Not authorized"))
+        else:
+            self._unacknowledged.append(row.row)
         return True
 
     def fits(self, message: Outgoing) -> bool:
@@ -190,6 +195,11 @@ class MemoryPublisher:
     def acknowledgements(self) -> Sequence[int]:
         """Rows acknowledged since the last call."""
         taken, self._acknowledgements = self._acknowledgements, []
+        return taken
+
+    def refusals(self) -> Sequence[Refusal]:
+        """Rows of `refused_topics` that were sent since the last call."""
+        taken, self._refusals = self._refusals, []
         return taken
 
     def link(self) -> Link:

@@ -12,7 +12,7 @@ from paho.mqtt.properties import Properties
 
 from station.adapters._mqtt_client import MqttClient, Will
 from station.broker_settings import BrokerSettings
-from station.messages import Incoming, Link, OutboxRow, Outgoing
+from station.messages import Incoming, Link, OutboxRow, Outgoing, Refusal
 from station.ports import Clock
 from station.wire import CONTENT_TYPE, HISTORICAL
 
@@ -64,6 +64,7 @@ class MqttPublisher:
         self._retained: dict[str, tuple[bytes, Properties]] = {}
         self._newest: dict[str, tuple[int, int]] = {}
         self._too_large: set[str] = set()
+        self._refused: set[str] = set()
         self._retaining = threading.Lock()
         self._rows: dict[int, int] = {}
         self._adopted = Link()
@@ -138,6 +139,18 @@ class MqttPublisher:
         found = (self._rows.pop(token, None) for token in self._client.acknowledged())
         return [row for row in found if row is not None]
 
+    def refusals(self) -> Sequence[Refusal]:
+        """Rows that the broker refused since the last call; of a state that it refuses the log tells once."""
+        found = []
+        for token, reason in self._client.refused():
+            row = self._rows.pop(token, None)
+            if row is not None:
+                found.append(Refusal(row, reason))
+            elif reason not in self._refused:
+                logger.error("the broker refuses a state or an answer: %s; see its access rules", reason)
+                self._refused.add(reason)
+        return found
+
     def link(self) -> Link:
         """Where the connection stands; `send` uses the connection that was reported last."""
         link = self._client.link
@@ -161,7 +174,7 @@ class MqttPublisher:
         properties = _properties(historical=False)
         if correlation is not None:
             properties.CorrelationData = correlation
-        if self._client.fits(topic, payload):
+        if self._client.fits(topic, payload, correlation):
             self._client.publish_once(topic, payload, properties)
 
     def _republish(self) -> None:
