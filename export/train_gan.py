@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import keras
 import numpy as np
@@ -27,7 +27,7 @@ from export.checkpoint import restore, save
 from export.dataset import DatasetError
 from export.gan import LATENT, MULTIPLE_PX, GanPreset, build_critic, build_generator, join
 from export.synthesis.blending import VISIBLE, Draw, Drawn, Paint, Variation, bent, faded, place
-from export.synthesis.patches import PATCH_PX, Floats, Marked, Patch, cut, paint_over, soften
+from export.synthesis.patches import PATCH_PX, Floats, Marked, Mask, Patch, cut, paint_over, soften
 from export.synthesis.plain import turned
 from export.synthesis.quality import COLLAPSED_BELOW, Eye, diversity
 from station.messages import Pixels
@@ -76,6 +76,7 @@ class CollapsedError(DatasetError):
     """The generator draws nearly the same patch whatever the random numbers are."""
 
 
+Field = TypeVar("Field", Pixels, Mask)
 Say = Callable[[str], None]
 Look = Callable[[int, Floats], None]
 
@@ -131,7 +132,7 @@ class GanTraining:
         self._classes = list(classes)
         self._by_class = [[one for one in patches if one.label == label] for label in classes]
         self._goods = goods
-        self._grounds = [_at_least_a_window(_scaled(good)) for good in goods]
+        self._grounds = [_at_least_a_window(good) for good in goods]
         self._sights = [[_Sight.of(one) for one in marked if one.label == label] for label in classes]
         self._channels = channels
         self._knobs = knobs
@@ -291,7 +292,7 @@ class GanTraining:
             room = length - PATCH_PX
             jitter = 0.0 if share in (0.0, 1.0) else float(self._rng.normal(0, 0.1))
             corner.append(round(min(max(share + jitter, 0.0), 1.0) * room))
-        return good[corner[0] : corner[0] + PATCH_PX, corner[1] : corner[1] + PATCH_PX]
+        return _scaled(good[corner[0] : corner[0] + PATCH_PX, corner[1] : corner[1] + PATCH_PX])
 
     def _real(self) -> tuple[Floats, list[Floats]]:
         """Real defects with their masks behind them, each class as often, and what the generator paints them from."""
@@ -395,35 +396,39 @@ class _Window:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Sight:
-    """A picture with a defect, at least as large as a window; arrays as in `_Window`."""
+    """A picture with a defect, at least as large as a window.
 
-    pixels: Floats
-    ground: Floats
-    mask: Floats
+    Attributes:
+        pixels, ground: `[height, width]` or `[height, width, 3]`, with the defect and without.
+        mask: `[height, width]`.
+    """
+
+    pixels: Pixels
+    ground: Pixels
+    mask: Mask
 
     @classmethod
     def of(cls, marked: Marked) -> "_Sight":
         """Of a picture as it is stored."""
-        ground = _scaled(paint_over(marked.pixels, marked.mask))
-        mask = marked.mask.astype(np.float32)[..., None]
-        return cls(*map(_at_least_a_window, (_scaled(marked.pixels), ground, mask)))
+        ground = paint_over(marked.pixels, marked.mask)
+        return cls(_at_least_a_window(marked.pixels), _at_least_a_window(ground), _at_least_a_window(marked.mask))
 
     def window(self, rng: np.random.Generator) -> _Window:
         """One around any pixel of the defect."""
-        at = np.argwhere(self.mask[..., 0])
+        at = np.argwhere(self.mask)
         middle = at[int(rng.integers(len(at)))] + rng.integers(-PATCH_PX // 3, PATCH_PX // 3 + 1, 2)
-        room = np.array(self.mask.shape[:2]) - PATCH_PX
+        room = np.array(self.mask.shape) - PATCH_PX
         top, left = (int(value) for value in np.clip(middle - PATCH_PX // 2, 0, room))
         share = [float(corner / most) if most else 0.5 for corner, most in zip((top, left), room, strict=True)]
-        fields = [
-            field[top : top + PATCH_PX, left : left + PATCH_PX] for field in (self.pixels, self.ground, self.mask)
-        ]
+        rows, columns = slice(top, top + PATCH_PX), slice(left, left + PATCH_PX)
+        mask = self.mask[rows, columns].astype(np.float32)[..., None]
+        fields = [_scaled(self.pixels[rows, columns]), _scaled(self.ground[rows, columns]), mask]
         for axis in (0, 1):
             if rng.random() < 0.5:  # noqa: PLR2004
                 fields = [np.flip(field, axis) for field in fields]
                 share[axis] = 1 - share[axis]
-        pixels, ground, mask = map(np.ascontiguousarray, fields)
-        return _Window(pixels, ground, mask, (share[0], share[1]))
+        pixels, ground, shape = map(np.ascontiguousarray, fields)
+        return _Window(pixels, ground, shape, (share[0], share[1]))
 
 
 def _scaled(pixels: Pixels) -> Floats:
@@ -431,9 +436,11 @@ def _scaled(pixels: Pixels) -> Floats:
     return scaled if scaled.ndim == 3 else scaled[..., None]  # noqa: PLR2004
 
 
-def _at_least_a_window(field: Floats) -> Floats:
+def _at_least_a_window(field: Field) -> Field:
+    """Mirrored beyond its edges where it is smaller than a window; `[height, width, …]`."""
     more = [(0, max(0, PATCH_PX - length)) for length in field.shape[:2]]
-    return np.pad(field, (*more, (0, 0)), mode="symmetric") if any(extra for _, extra in more) else field
+    more += [(0, 0)] * (field.ndim - 2)
+    return np.pad(field, more, mode="symmetric") if any(extra for _, extra in more) else field
 
 
 def _span(places: npt.NDArray[np.int64], length: int) -> slice:

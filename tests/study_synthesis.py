@@ -239,7 +239,7 @@ def report(out: Path, table: str, seeds: Sequence[int]) -> None:
                 "by_class": by_class,
             }
         )
-    print(f"\n{table} parts of each class, {len(seeds)} seeds; 95 % intervals over {DRAWS} draws of parts")
+    print(f"\ncells-{table}, {len(seeds)} seeds; 95 % intervals over {DRAWS} draws of parts")
     print("| way | found | 95 % | gain over classical | 95 % | good rejected | Break | Crack | Fray |")
     print("|---|---|---|---|---|---|---|---|---|")
     for row in rows:
