@@ -169,7 +169,12 @@ MAPS = ("fine_map", "coarse_map", "deep_map")
 """What each resolution adds to the map."""
 
 POOLS = ("largest", "least", "mean")
-"""What the picture's logits are read from, for each channel of all resolutions; and `map`, from the map's own."""
+"""What is taken of each channel of each resolution."""
+
+
+def readings() -> list[str]:
+    """What the logits are read from, in the order in which a fitted head has them; each has a layer `logits_…`."""
+    return [*(f"{pool}{number}" for pool in POOLS for number in range(len(LATERALS))), "map_largest", "map_mean"]
 
 
 def _apply_trunk(picture: Any) -> tuple[Any, Any]:
@@ -216,18 +221,17 @@ def _apply_tail(
 def _heads(
     features: Sequence[Any], activation: Any, valid: Any | None, labels: int, dropout: float
 ) -> tuple[Any, Any, Any]:
-    pooled: dict[str, list[Any]] = {name: [] for name in POOLS}
+    pooled: dict[str, Any] = {}
     for number, x in enumerate(features):
         inside = None if valid is None else layers.AveragePooling2D(2**number)(valid) if number else valid
-        for name, value in zip(POOLS, _pool(x, inside), strict=True):
-            pooled[name].append(value)
+        pooled |= {f"{name}{number}": value for name, value in zip(POOLS, _pool(x, inside), strict=True)}
     highest, _, mean = _pool(activation, valid)
-    joined = {name: layers.Concatenate()(values) for name, values in pooled.items()}
-    joined["map"] = layers.Concatenate()([highest, mean])
-    # A dense layer for each and not one over all: joined, the small means would share the int8 range of the maxima.
+    pooled |= {"map_largest": highest, "map_mean": mean}
+    # A dense layer for each, and none over several that are joined: an int8 tensor has one range, that of the joined
+    # maxima would be forced upon the features that they are taken from, and would cut off all that lies below.
     parts = []
-    for name, x in joined.items():
-        x = layers.Dropout(dropout)(x) if dropout else x  # noqa: PLW2901
+    for name in readings():
+        x = layers.Dropout(dropout)(pooled[name]) if dropout else pooled[name]
         parts.append(layers.Dense(labels, name=f"logits_{name}")(x))
     return layers.Add()(parts), activation, highest
 

@@ -18,7 +18,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from export.classifier import LATERALS, MAP_CELLS, MAPS, POOLS, Statistics
+from export.classifier import LATERALS, MAP_CELLS, MAPS, Statistics, readings
 from export.logistic import Linear, best_penalty, fit
 from export.taps import Taps
 
@@ -67,7 +67,7 @@ class Head:
 
     Attributes:
         cells: from a cell's features to the map's logits.
-        pooled: from the pooled features, those of `POOLS` and then the map's, to the picture's logits.
+        pooled: from the pooled features, in the order of `readings`, to the picture's logits.
         mean: of the pooled features.
         penalty: that was chosen.
         loss: cross-entropy on parts that were left out, in nats, classes weighted.
@@ -139,12 +139,13 @@ def put_head(tail: keras.Model, head: Head) -> None:
     sums = tail.get_layer("map")
     sums.set_weights([sums.get_weights()[0], head.cells.bias])
     start = 0
-    for name in (*POOLS, "map"):
+    names = readings()
+    for name in names:
         layer = tail.get_layer(f"logits_{name}")
         stop = start + layer.get_weights()[0].shape[0]
         kernel = head.pooled.kernel[start:stop]
         # Each of them has a mean of zero: large ones that cancel would lose what int8 cannot hold.
-        bias = -head.mean[start:stop] @ kernel + head.pooled.bias * (name == "map")
+        bias = -head.mean[start:stop] @ kernel + head.pooled.bias * (name == names[-1])
         layer.set_weights([kernel, bias])
         start = stop
 
@@ -171,7 +172,7 @@ class _Fitter:
         return len({self._pictures[index].label for index in chosen}) > 1
 
     def pool(self, index: int, view: int) -> Floats:
-        """The pooled features of a view, in the order of `POOLS`, each over all resolutions."""
+        """The pooled features of a view, in the order of `readings`, without the map's."""
         scaled = self._scaled(self._pictures[index].views[view])
         pools = [[x.max(axis=(0, 1)) for x in scaled], [x.min(axis=(0, 1)) for x in scaled]]
         pools.append([x.mean(axis=(0, 1)) for x in scaled])
