@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from export.samples import DatasetError, Sample
 from station.messages import Pixels
-from station.picture import HEAD_BYTES, TAIL_BYTES, has_end_mark
+from station.picture import HEAD_BYTES, TAIL_BYTES, has_end_mark, refuse_damaged_jpeg
 
 PICTURE_SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".pnm"}
@@ -128,6 +128,10 @@ def decode(data: bytes, channels: int, name: str) -> npt.NDArray[Any]:
         raise DatasetError(f"{name}: is not a whole picture: {exc.err}") from exc
     if decoded is None:
         raise DatasetError(f"{name}: is not a whole picture")
+    try:
+        refuse_damaged_jpeg(data)
+    except ValueError as exc:
+        raise DatasetError(f"{name}: is not a whole picture: it {exc}") from exc
     if decoded.dtype not in (np.uint8, np.uint16):
         raise DatasetError(f"{name}: holds {decoded.dtype} values; save it with 8 or 16 bits a channel")
     return decoded

@@ -8,6 +8,7 @@ from typing import Literal
 
 import cv2
 import numpy as np
+import simplejpeg
 
 from station.errors import ModelError
 from station.messages import Capture, Pixels, Reason
@@ -52,7 +53,30 @@ def decode(data: bytes, *, grey: bool) -> Pixels:
         raise ValueError(f"is not a picture: {exc.err}") from exc
     if pixels is None:
         raise ValueError("is not a picture")
+    refuse_damaged_jpeg(data)
     return np.asarray(pixels, np.uint8)
+
+
+def refuse_damaged_jpeg(data: bytes) -> None:
+    """Refuse a JPEG whose data do not make up its picture: OpenCV fills in what is missing, and says so only on stderr.
+
+    A JPEG has no checksum, so a single wrong bit may pass. Other formats pass; OpenCV itself refuses a damaged PNG.
+
+    Args:
+        data: a file that OpenCV has decoded, so that its size is within OpenCV's limits.
+
+    Raises:
+        ValueError: it is damaged; the text says how.
+    """
+    if not data.startswith(b"\xff\xd8"):
+        return
+    try:
+        _, _, colours, _ = simplejpeg.decode_jpeg_header(data, strict=True)
+        colours = "CMYK" if colours in ("CMYK", "YCCK") else "GRAY"
+        # As small as can be: all data are read, and little is calculated.
+        simplejpeg.decode_jpeg(data, colours, fastdct=True, min_height=1, min_width=1, min_factor=8, strict=True)
+    except ValueError as exc:
+        raise ValueError(f"is a damaged JPEG: {str(exc).removeprefix('Corrupt JPEG data: ')}") from exc
 
 
 HEAD_BYTES = 12

@@ -3,6 +3,7 @@ from datetime import UTC, datetime
 import cv2
 import numpy as np
 import pytest
+import simplejpeg
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -104,6 +105,28 @@ def test_part_of_a_picture_is_refused(suffix: str, share: float) -> None:
     encoded = cv2.imencode(suffix, noise)[1].tobytes()
     with pytest.raises(ValueError, match=r"is not a (whole )?picture"):
         decode(encoded[: int(len(encoded) * share)], grey=True)
+
+
+def textured() -> Pixels:
+    noise = np.random.default_rng(0).integers(0, 255, (160, 200), np.uint8)
+    return np.asarray(cv2.GaussianBlur(noise, (0, 0), 2), np.uint8)
+
+
+@pytest.mark.parametrize("more", [[], [cv2.IMWRITE_JPEG_PROGRESSIVE, 1], [cv2.IMWRITE_JPEG_RST_INTERVAL, 4]])
+def test_a_jpeg_whose_data_are_damaged_is_refused_though_it_has_its_end_mark(more: list[int]) -> None:
+    whole = cv2.imencode(".jpg", textured(), [cv2.IMWRITE_JPEG_QUALITY, 95, *more])[1].tobytes()
+    assert decode(whole, grey=True).shape == decode(whole + b"a camera's own", grey=True).shape == (160, 200)
+    middle = len(whole) * 6 // 10
+    for damaged in (whole[:middle] + b"\xff\xd9", whole[:middle] + bytes(200) + whole[middle + 200 :]):
+        with pytest.raises(ValueError, match="is a damaged JPEG: "):
+            decode(damaged, grey=True)
+
+
+@pytest.mark.parametrize("colours", ["RGB", "GRAY", "CMYK"])
+def test_jpegs_of_every_colour_space_are_decoded(colours: str) -> None:
+    channels = {"RGB": 3, "GRAY": 1, "CMYK": 4}[colours]
+    pixels = np.dstack([textured()] * channels).copy()
+    assert decode(simplejpeg.encode_jpeg(pixels, colorspace=colours), grey=False).shape == (160, 200, 3)
 
 
 def test_the_view_of_settings() -> None:
