@@ -109,6 +109,7 @@ class Commander:
         self._record = record
         self._copy = copy
         self._answers: OrderedDict[tuple[str, str], Outgoing] = OrderedDict()
+        self._refused: set[tuple[str, str]] = set()
         self._pending: dict[UUID, tuple[_Asked, Later]] = {}
 
     @property
@@ -241,9 +242,15 @@ class Commander:
     def _keep(self, response: Response, message: Outgoing) -> None:
         if response.transaction is None:
             return
-        self._answers[response.verb, response.transaction] = message
+        key = response.verb, response.transaction
+        self._answers[key] = message
+        if not response.accepted:
+            self._refused.add(key)
         while len(self._answers) > REMEMBERED:
-            self._answers.popitem(last=False)
+            # A refusal may be found out twice; what was done must not be done twice.
+            gone = next((one for one in self._answers if one in self._refused), next(iter(self._answers)))
+            del self._answers[gone]
+            self._refused.discard(gone)
 
     def _send(self, message: Outgoing, incoming: Incoming) -> None:
         self._record(message)

@@ -235,6 +235,33 @@ def test_a_tail_cut_off_shows_against_a_published_head(filled: Path) -> None:
     assert verify(filled, head).fault == f"no row has the hash {head}: the end is cut off"
 
 
+def test_damaged_pages_cost_an_export_their_own_rows_only(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+    with SqliteJournal(path, JournalSettings(), station="s", clock=FakeClock()) as journal:
+        for begin in range(1, 3001, 500):
+            journal.commit([message(number) for number in range(begin, begin + 500)], ())
+    content = bytearray(path.read_bytes())
+    page = len(content) // 4096 // 2 * 4096
+    content[page : page + 4096] = bytes(4096)
+    path.write_bytes(content)
+    damaged: list[tuple[int, int]] = []
+    rows = [row.row for row in export(path, unreadable=lambda first, last: damaged.append((first, last)))]
+    missing = sorted(set(range(1, 3001)) - set(rows))
+    assert rows == sorted(rows)
+    assert 0 < len(missing) < 20
+    assert set(missing) <= {number for first, last in damaged for number in range(first, last + 1)}
+    with pytest.raises(StorageError):
+        list(export(path))
+
+
+def test_a_later_version_may_have_added_a_column(filled: Path) -> None:
+    change(filled, "ALTER TABLE journal ADD COLUMN line TEXT")
+    with SqliteJournal(filled, JournalSettings(), station="s", clock=FakeClock()) as journal:
+        journal.commit([message(31)], ())
+    assert verify(filled).fault is None
+    assert verify(filled).rows == 31
+
+
 # Bounds
 
 

@@ -146,14 +146,32 @@ def test_an_export_is_whole_or_not_there(data: Path, tmp_path: Path) -> None:
         assert ended.returncode == 1
         assert reason in ended.stderr
         assert "Traceback" not in ended.stderr
-    out = tmp_path / "before"
-    out.write_text("as it was", encoding="utf-8")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
+
+
+def test_an_export_passes_over_what_is_damaged_and_says_so(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "rows"
     change(data, "UPDATE journal SET id = 'x' WHERE row = 9")
     ended = station("journal", "export", "--data-dir", data, "--out", out, folder=tmp_path)
     assert ended.returncode == 1
-    assert "holds a value of the wrong kind" in ended.stderr
-    assert out.read_text(encoding="utf-8") == "as it was"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["before", "data"]
+    assert "is damaged; nothing could be read of the rows 9 to 9 in 1 places, all others were written" in ended.stderr
+    lines = [json.loads(line)["row"] for line in out.read_text(encoding="utf-8").splitlines()]
+    assert lines == [*range(1, 9), 10, 11]
+
+
+def test_a_text_is_not_taken_for_a_journal_to_be_repaired(tmp_path: Path) -> None:
+    file = tmp_path / "station.toml"
+    file.write_text("version = 1\n", encoding="utf-8")
+    ended = station("journal", "repair", "--file", file, "--name", "s", folder=tmp_path)
+    assert ended.returncode == 78
+    assert "is a text, and was never a journal" in ended.stderr
+    assert file.read_text(encoding="utf-8") == "version = 1\n"
+
+
+def test_numbers_that_no_journal_holds_are_refused(data: Path, tmp_path: Path) -> None:
+    ended = station("journal", "export", "--data-dir", data, "--epoch", 10**20, folder=tmp_path)
+    assert ended.returncode == 2
+    assert "is larger than any number in a journal" in ended.stderr
 
 
 def test_a_running_station_lets_its_journal_be_read_and_not_repaired(data: Path, tmp_path: Path) -> None:

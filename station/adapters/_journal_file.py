@@ -11,7 +11,7 @@ import hashlib
 import os
 import sqlite3
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,10 +52,15 @@ WRITE_VERSION_WAL = 2
 GENESIS = bytes(32)
 """The hash before the first row."""
 COLUMNS = "row, id, kind, topic, payload, camera, epoch, sequence, outcome, committed_at"
+INSERT_ROW = f"INSERT INTO journal ({COLUMNS}, hash) VALUES (?,?,?,?,?,?,?,?,?,?,?)"
+"""Columns by name: a later version may have added one, and an older one must still write after a rollback."""
 CHECKPOINT = "checkpoint"
 """The kind of the rows that pruning adds."""
 EXPORT_ROWS = 1000
 """Rows read at a time."""
+LAST_ROW = 2**63 - 1
+DAMAGED_ONE_BY_ONE = 1000
+"""So many damaged rows are passed over one by one, so many more by twos, and so on."""
 _KINDS: dict[str, Literal["verdict", "gap", "command", "alarm", "alert"]] = {
     "gap": "gap",
     "command": "command",
@@ -208,7 +213,10 @@ def verify(path: Path, head: str | None = None) -> Verification:
             raise JournalCorrupt(f"journal: {path}: {' '.join(structure.split())}{where}")
         found = walk(database, None)
         if found.fault is None and head is not None and not _knows(database, bytes.fromhex(head)):
-            return Verification(found.rows, found.pruned, found.head, f"no row has the hash {head}: the end is cut off")
+            why = f"no row has the hash {head}: the end is cut off"
+            if found.pruned:
+                why = f"no kept row has the hash {head}: the end is cut off, or its row is among the pruned ones"
+            return Verification(found.rows, found.pruned, found.head, why)
         return found
 
 
@@ -236,32 +244,56 @@ def stats(path: Path) -> JournalStats:
     return JournalStats(rows, waiting, *times, by_outcome, by_kind, head, path.stat().st_size)
 
 
-def export(path: Path, chosen: Filter = EVERYTHING) -> Iterator[JournalRow]:
+def export(
+    path: Path, chosen: Filter = EVERYTHING, unreadable: Callable[[int, int], None] | None = None
+) -> Iterator[JournalRow]:
     """Give the verdicts, gaps and commands of a journal, oldest first; it may be in use.
 
     They are read in pieces, so that a slow reader does not hold up the station's own work on the file.
 
+    Args:
+        path: the file.
+        chosen: which rows.
+        unreadable: told of the row numbers, first and last, at which the file is damaged; those behind them follow.
+
     Raises:
-        StorageError: the file cannot be read.
+        StorageError: the file cannot be read, or it is damaged and there is no `unreadable`.
     """
     condition, values = chosen.condition()
+    query = (
+        f"SELECT {COLUMNS}, hash, delivered.at FROM journal LEFT JOIN delivered USING (row) "
+        f"WHERE row > ? AND row <= ? AND kind != '{CHECKPOINT}' AND {condition} ORDER BY row LIMIT {EXPORT_ROWS}"
+    )
     with _reading(path) as database:
-        after = -1
-        while True:
-            found = database.execute(
-                f"SELECT {COLUMNS}, hash, delivered.at FROM journal LEFT JOIN delivered USING (row) "
-                f"WHERE row > ? AND kind != '{CHECKPOINT}' AND {condition} ORDER BY row LIMIT {EXPORT_ROWS}",
-                (after, *values),
-            ).fetchall()
-            for *content, digest, at_s in found:
-                row = outbox_row(tuple(content))
-                after = row.row
-                committed_s = _seconds(row.committed_at_s)
-                if committed_s is None:
-                    raise TypeError(f"row {row.row}: no time of its commit")
-                yield JournalRow(row.row, row.message, committed_s, _seconds(at_s), digest.hex())
-            if len(found) < EXPORT_ROWS:
-                return
+        ranges, damaged = [(-1, LAST_ROW)], 0
+        while ranges:
+            after, last = ranges.pop()
+            try:
+                with translated(path):
+                    found = [_exported(row) for row in database.execute(query, (after, last, *values)).fetchall()]
+            except JournalCorrupt:
+                if unreadable is None:
+                    raise
+                if last - after <= 1 << damaged // DAMAGED_ONE_BY_ONE:
+                    # Where much is damaged the steps grow: row numbers may be far apart.
+                    damaged += 1
+                    unreadable(after + 1, last)
+                else:
+                    middle = after + (last - after) // 2
+                    ranges += [(middle, last), (after, middle)]
+                continue
+            yield from found
+            if len(found) == EXPORT_ROWS:
+                ranges.append((found[-1].row, last))
+
+
+def _exported(fields: tuple[Any, ...]) -> JournalRow:
+    *content, digest, at_s = fields
+    row = outbox_row(tuple(content))
+    committed_s = _seconds(row.committed_at_s)
+    if committed_s is None:
+        raise TypeError(f"row {row.row}: no time of its commit")
+    return JournalRow(row.row, row.message, committed_s, _seconds(at_s), digest.hex())
 
 
 def _seconds(value: object) -> float | None:

@@ -26,6 +26,7 @@ from station.adapters._journal_file import (
     CHECKPOINT,
     COLUMNS,
     GENESIS,
+    INSERT_ROW,
     SCHEMA,
     Content,
     Filter,
@@ -339,7 +340,7 @@ class SqliteJournal:
             ).fetchall()
             rows = [(row,) for row, _ in found]
             added = database.executemany(
-                f"INSERT INTO outbox SELECT row, {RANK_OF_OUTCOME} FROM delivered JOIN journal USING (row) "
+                f"INSERT INTO outbox (row, rank) SELECT row, {RANK_OF_OUTCOME} FROM delivered JOIN journal USING (row) "
                 "WHERE row = ?",
                 rows,
             ).rowcount
@@ -461,8 +462,10 @@ class SqliteJournal:
             head = chained(head, content)
             contents.append((*content, head))
             rows.append(OutboxRow(row, now_s, message))
-        database.executemany("INSERT INTO journal VALUES (?,?,?,?,?,?,?,?,?,?,?)", contents)
-        database.executemany("INSERT INTO outbox VALUES (?,?)", [(row.row, RANKS[row.message.outcome]) for row in rows])
+        database.executemany(INSERT_ROW, contents)
+        database.executemany(
+            "INSERT INTO outbox (row, rank) VALUES (?,?)", [(row.row, RANKS[row.message.outcome]) for row in rows]
+        )
         return rows, head
 
     def _put_back(self, condition: str, values: tuple[object, ...]) -> int | None:
@@ -478,7 +481,7 @@ class SqliteJournal:
         with self._transaction() as database:
             first: int | None = database.execute(f"SELECT min(row) {chosen}", values).fetchone()[0]
             added = database.execute(
-                f"INSERT INTO outbox SELECT row, {RANK_OF_OUTCOME} {chosen}",
+                f"INSERT INTO outbox (row, rank) SELECT row, {RANK_OF_OUTCOME} {chosen}",
                 values,
             ).rowcount
             database.execute("DELETE FROM delivered WHERE row IN (SELECT row FROM outbox)")
@@ -605,7 +608,7 @@ class SqliteJournal:
             now_s,
         )
         head = chained(head, checkpoint)
-        database.execute("INSERT INTO journal VALUES (?,?,?,?,?,?,?,?,?,?,?)", (*checkpoint, head))
+        database.execute(INSERT_ROW, (*checkpoint, head))
         return len(doomed), head
 
     @staticmethod
@@ -618,7 +621,7 @@ class SqliteJournal:
         if after:
             database.execute("DELETE FROM pruned WHERE first = ?", (after[0],))
             end, end_hash = after[1], after[2]
-        database.execute("INSERT OR REPLACE INTO pruned VALUES (?,?,?)", (begin, end, end_hash))
+        database.execute("INSERT OR REPLACE INTO pruned (first, last, hash) VALUES (?,?,?)", (begin, end, end_hash))
 
     def _gaps_for(self, database: sqlite3.Connection, victims: Sequence[int]) -> list[Outgoing]:
         """One gap for each camera and epoch among the victims."""

@@ -8,7 +8,8 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +25,7 @@ from station.messages import Outcome
 from station.settings import JournalSettings, load
 
 TELL_EVERY_S = 0.5
+LOOKED_AT_BYTES = 65_536
 """How often the number of exported rows is told."""
 _HEAD = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
@@ -80,9 +82,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     action.add_argument("--format", choices=("jsonl", "csv"), default="jsonl", help="default: jsonl")
     action.add_argument("--out", type=Path, metavar="FILE", help="instead of the standard output")
     action.add_argument("--camera", metavar="NAME", help="of this camera only")
-    action.add_argument("--epoch", type=int, metavar="N", help="of this run of the station only")
-    action.add_argument("--from", type=int, dest="first", metavar="N", help="from this sequence on")
-    action.add_argument("--to", type=int, dest="last", metavar="N", help="up to this sequence")
+    action.add_argument("--epoch", type=_number, metavar="N", help="of this run of the station only")
+    action.add_argument("--from", type=_number, dest="first", metavar="N", help="from this sequence on")
+    action.add_argument("--to", type=_number, dest="last", metavar="N", help="up to this sequence")
     action.add_argument("--since", type=_time, metavar="TIME", help="stored then or later: 2026-11-22T06:00:00Z")
     action.add_argument("--until", type=_time, metavar="TIME", help="stored then or earlier")
     action.add_argument("--outcome", choices=[one.value for one in Outcome], help="verdicts of this outcome only")
@@ -157,11 +159,12 @@ def _export(options: argparse.Namespace, path: Path) -> ExitCode:
         part_id=options.part,
     )
     write = _as_csv if options.format == "csv" else _as_lines
-    rows = _told(export(path, chosen))
+    damage: list[tuple[int, int]] = []
+    rows = _told(export(path, chosen, lambda first, last: damage.append((first, last))))
     if options.out is None:
         write(rows, sys.stdout)
         sys.stdout.flush()
-        return ExitCode.OK
+        return _exported(path, damage)
     out = Path(options.out)
     if out.exists() and path.exists() and out.samefile(path):
         raise StorageError(f"--out {out}: is the journal itself")
@@ -177,7 +180,19 @@ def _export(options: argparse.Namespace, path: Path) -> ExitCode:
             part.unlink(missing_ok=True)
     except OSError as exc:
         raise StorageError(f"--out {out}: cannot be written: {exc.strerror}") from exc
-    return ExitCode.OK
+    return _exported(path, damage)
+
+
+def _exported(path: Path, damage: Sequence[tuple[int, int]]) -> ExitCode:
+    """Say where rows are missing from what was written."""
+    if not damage:
+        return ExitCode.OK
+    print(
+        f"station journal: {path}: is damaged; nothing could be read of the rows {damage[0][0]} to {damage[-1][1]} in "
+        f"{len(damage)} places, all others were written",
+        file=sys.stderr,
+    )
+    return ExitCode.FAILED
 
 
 def _repair(options: argparse.Namespace, path: Path) -> ExitCode:
@@ -189,6 +204,9 @@ def _repair(options: argparse.Namespace, path: Path) -> ExitCode:
         raise ConfigurationError("--name is needed: what is lost is declared in the station's name")
     if not path.is_file():
         raise StorageError(f"journal: {path} does not exist")
+    with suppress(UnicodeDecodeError):
+        if "\0" not in path.read_bytes()[:LOOKED_AT_BYTES].decode("utf-8"):
+            raise ConfigurationError(f"--file {path}: is a text, and was never a journal; it stays as it is")
     print(f"1. no station holds {path}, and none can start while this goes on", flush=True)
     with SqliteJournal(path, settings, station=name, clock=SystemClock()).mending() as mended:
         if mended is None:
@@ -262,6 +280,13 @@ def _content(row: JournalRow) -> dict[str, Any] | None:
     except ValueError:
         return None
     return content if isinstance(content, dict) else None
+
+
+def _number(text: str) -> int:
+    number = int(text)
+    if abs(number) >= 2**63:
+        raise argparse.ArgumentTypeError(f"{text} is larger than any number in a journal")
+    return number
 
 
 def _told(rows: Iterator[JournalRow]) -> Iterator[JournalRow]:

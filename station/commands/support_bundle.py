@@ -11,28 +11,34 @@ import io
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
+
+from pydantic import BaseModel, SecretStr
 
 from station import __version__
 from station.adapters.mqtt_subscriber import Subscriber
 from station.adapters.sqlite_journal import stats
+from station.broker_settings import Login
 from station.commands import doctor, looks
 from station.commands.assembly import JOURNAL_FILE
 from station.commands.exit_codes import ExitCode
 from station.commands.looks import Finding
 from station.errors import ConfigurationError, ProtocolError, StorageError
-from station.settings import Settings, StreamCamera, load
+from station.settings import Settings, load
 
 UNIT = "inspection-station.service"
+SHORTEST_SECRET = 6
+"""Of a value in an address's query; shorter ones, such as a channel's number, would mask half of the text."""
 MASK = b"********"
 RETAINED_WITHIN_S = 2.0
 """The broker sends what it retains right after the subscription."""
@@ -60,7 +66,8 @@ def run(options: argparse.Namespace) -> ExitCode:
     try:
         settings = load(options.config, os.environ)
     except ConfigurationError as exc:
-        members["configuration-errors.txt"] = str(exc)
+        # What stands under a misspelled key may be a secret.
+        members["configuration-errors.txt"] = re.sub(r" = .*(?=: unknown key)", f" = {MASK.decode()}", str(exc))
         members["findings.txt"] = _lines(doctor.machine())
         # The masked lines above are all there is; without settings nobody knows what in the log is a secret.
         members["log.txt"] = "left out: the configuration cannot be read, so its secrets are not known\n"
@@ -80,17 +87,32 @@ def run(options: argparse.Namespace) -> ExitCode:
 
 
 def known_secrets(settings: Settings) -> set[str]:
-    """Every secret that the settings hold or lead to."""
-    found = set()
-    # What we may not read is not in anything that we collect: the station itself never logs it.
-    with suppress(ConfigurationError):
-        found.add(settings.broker.read_password(os.environ) or "")
-    for camera in settings.camera.values():
-        if isinstance(camera, StreamCamera):
-            url = camera.url.get_secret_value()
-            parts = urlsplit(url)
-            found.update((url, unquote(parts.password or ""), parts.password or "", parts.query))
-    return found - {""}
+    """Every secret that the settings hold or lead to: of each table with a login, and of each address with one."""
+    return set(_secrets_in(settings)) - {""}
+
+
+def _secrets_in(value: object) -> Iterator[str]:
+    match value:
+        case SecretStr():
+            text = value.get_secret_value()
+            yield text
+            with suppress(ValueError):
+                parts = urlsplit(text)
+                yield from (parts.password or "", unquote(parts.password or ""), parts.query)
+                yield from (given for _, given in parse_qsl(parts.query) if len(given) >= SHORTEST_SECRET)
+        case BaseModel():
+            if isinstance(value, Login):
+                # What we may not read is not in anything that we collect: the station itself never logs it.
+                with suppress(ConfigurationError):
+                    yield value.read_password(os.environ) or ""
+            for name in type(value).model_fields:
+                yield from _secrets_in(getattr(value, name))
+        case Mapping():
+            for one in value.values():
+                yield from _secrets_in(one)
+        case tuple() | list():
+            for one in value:
+                yield from _secrets_in(one)
 
 
 def scrub(content: bytes, secrets: Iterable[str]) -> bytes:
