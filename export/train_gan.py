@@ -257,7 +257,7 @@ class GanTraining:
         for index in chosen:
             while True:
                 window = self._window(int(index), self._rng)
-                shape = bent(window.mask, Variation().bend, self._rng)
+                shape = bent(window.mask, Variation().bend_px, self._rng)
                 if (shape >= VISIBLE).any():
                     break
             grounds.append(self._good_window(window))

@@ -276,7 +276,7 @@ def test_a_painted_shape_is_bent_and_its_paint_is_put_where_it_is() -> None:
     assert put is not None
     assert (put[0][put[1]] > 110).all()
     shape = soften(mask.astype(np.float32)[..., None])
-    assert not np.array_equal(bent(shape, 0.05, np.random.default_rng(0)), shape)
+    assert not np.array_equal(bent(shape, 3.0, np.random.default_rng(0)), shape)
     assert np.array_equal(bent(shape, 0.0, np.random.default_rng(0)), shape)
 
 
@@ -292,3 +292,11 @@ def test_a_painted_shape_is_bent_and_its_paint_is_put_where_it_is() -> None:
 )
 def test_a_way_that_harms_in_one_fold_is_not_picked(recalls: dict[str, list[float]], picked: str) -> None:
     assert decide(recalls) == picked
+
+
+def test_a_long_crack_is_bent_and_not_torn() -> None:
+    mask = np.zeros((300, 20, 1), np.float32)
+    mask[8:292, 9:12] = 1
+    for seed in range(10):
+        seen = bent(mask, Variation().bend_px, np.random.default_rng(seed))[..., 0] > 0
+        assert seen[30:270].any(axis=1).mean() > 0.9

@@ -22,8 +22,8 @@ LARGEST_SHARE = 0.6
 FAINTEST = 4.0
 """A defect that changes the picture by less than this many grey values, on the mean of its mask, cannot be seen."""
 
-BEND_KNOTS = 4
-"""Knots on each side of the field that bends a shape."""
+KNOT_PX = 21.0
+"""Distance of the knots of the field that bends a shape: a long crack is bent many times, not torn."""
 
 TRIES = 40
 
@@ -36,13 +36,13 @@ class Variation:
         size: largest change of its size, as a natural logarithm.
         contrast: likewise of its strength.
         each: defects in a picture, at most.
-        bend: standard deviation by which a painted shape is bent, as a share of its longer side.
+        bend_px: standard deviation by which a painted shape is bent.
     """
 
     size: float = 0.25
     contrast: float = 0.25
     each: int = 2
-    bend: float = 0.05
+    bend_px: float = 3.2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,11 +109,12 @@ def put_pieces(
     return np.asarray(np.clip(np.rint(result * 255), 0, 255), np.uint8).reshape(pixels.shape), mask
 
 
-def bent(field: Floats, bend: float, rng: np.random.Generator) -> Floats:
-    """A shape `[height, width, 1]` moved smoothly by some `bend` of its longer side."""
+def bent(field: Floats, bend_px: float, rng: np.random.Generator) -> Floats:
+    """A shape `[height, width, 1]` moved smoothly by some `bend_px`."""
     height, width = field.shape[:2]
-    knots = rng.normal(0, bend * max(height, width), (BEND_KNOTS, BEND_KNOTS, 2)).astype(np.float32)
-    moved = np.asarray(cv2.resize(knots, (width, height), interpolation=cv2.INTER_CUBIC), np.float32)
+    knots = [max(2, round(length / KNOT_PX) + 1) for length in (height, width)]
+    shifts = rng.normal(0, bend_px, (*knots, 2)).astype(np.float32)
+    moved = np.asarray(cv2.resize(shifts, (width, height), interpolation=cv2.INTER_CUBIC), np.float32)
     y, x = np.mgrid[:height, :width].astype(np.float32)
     seen = cv2.remap(np.ascontiguousarray(field), x + moved[..., 0], y + moved[..., 1], cv2.INTER_LINEAR)
     return np.asarray(seen, np.float32).reshape(field.shape)
@@ -185,7 +186,7 @@ def _varied(piece: Piece, variation: Variation, painted: bool, rng: np.random.Ge
         return np.asarray(scaled, np.float32).reshape(size[1], size[0], -1)
 
     shape = resized(piece.mask)
-    return bent(shape, variation.bend, rng) if painted else shape, resized(piece.difference)
+    return bent(shape, variation.bend_px, rng) if painted else shape, resized(piece.difference)
 
 
 def _onto(
