@@ -159,15 +159,6 @@ def test_an_export_passes_over_what_is_damaged_and_says_so(data: Path, tmp_path:
     assert lines == [*range(1, 9), 10, 11]
 
 
-def test_a_text_is_not_taken_for_a_journal_to_be_repaired(tmp_path: Path) -> None:
-    file = tmp_path / "station.toml"
-    file.write_text("version = 1\n", encoding="utf-8")
-    ended = station("journal", "repair", "--file", file, "--name", "s", folder=tmp_path)
-    assert ended.returncode == 78
-    assert "is a text, and was never a journal" in ended.stderr
-    assert file.read_text(encoding="utf-8") == "version = 1\n"
-
-
 def test_numbers_that_no_journal_holds_are_refused(data: Path, tmp_path: Path) -> None:
     ended = station("journal", "export", "--data-dir", data, "--epoch", 10**20, folder=tmp_path)
     assert ended.returncode == 2

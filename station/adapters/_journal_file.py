@@ -58,9 +58,8 @@ CHECKPOINT = "checkpoint"
 """The kind of the rows that pruning adds."""
 EXPORT_ROWS = 1000
 """Rows read at a time."""
-LAST_ROW = 2**63 - 1
-DAMAGED_ONE_BY_ONE = 1000
-"""So many damaged rows are passed over one by one, so many more by twos, and so on."""
+DAMAGED_ONE_BY_ONE = 100
+"""So many damaged rows are passed over one by one, so many more by fours, and so on."""
 _KINDS: dict[str, Literal["verdict", "gap", "command", "alarm", "alert"]] = {
     "gap": "gap",
     "command": "command",
@@ -265,7 +264,7 @@ def export(
         f"WHERE row > ? AND row <= ? AND kind != '{CHECKPOINT}' AND {condition} ORDER BY row LIMIT {EXPORT_ROWS}"
     )
     with _reading(path) as database:
-        ranges, damaged = [(-1, LAST_ROW)], 0
+        ranges, damaged = [(-1, _last_row(database, path))], 0
         while ranges:
             after, last = ranges.pop()
             try:
@@ -274,7 +273,7 @@ def export(
             except JournalCorrupt:
                 if unreadable is None:
                     raise
-                if last - after <= 1 << damaged // DAMAGED_ONE_BY_ONE:
+                if last - after <= 4 ** (damaged // DAMAGED_ONE_BY_ONE):
                     # Where much is damaged the steps grow: row numbers may be far apart.
                     damaged += 1
                     unreadable(after + 1, last)
@@ -285,6 +284,24 @@ def export(
             yield from found
             if len(found) == EXPORT_ROWS:
                 ranges.append((found[-1].row, last))
+
+
+def _last_row(database: sqlite3.Connection, path: Path) -> int:
+    """The largest row number that any table tells.
+
+    Raises:
+        JournalCorrupt: none tells any.
+    """
+    found, fault = [], None
+    for table in ("journal", "outbox", "delivered"):
+        try:
+            with translated(path):
+                found.append(int(database.execute(f"SELECT ifnull(max(row), 0) FROM {table}").fetchone()[0]))
+        except JournalCorrupt as exc:
+            fault = fault or exc
+    if fault is not None and not any(found):
+        raise fault
+    return max(found)
 
 
 def _exported(fields: tuple[Any, ...]) -> JournalRow:

@@ -9,7 +9,6 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,7 +24,6 @@ from station.messages import Outcome
 from station.settings import JournalSettings, load
 
 TELL_EVERY_S = 0.5
-LOOKED_AT_BYTES = 65_536
 """How often the number of exported rows is told."""
 _HEAD = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
@@ -204,9 +202,6 @@ def _repair(options: argparse.Namespace, path: Path) -> ExitCode:
         raise ConfigurationError("--name is needed: what is lost is declared in the station's name")
     if not path.is_file():
         raise StorageError(f"journal: {path} does not exist")
-    with suppress(UnicodeDecodeError):
-        if "\0" not in path.read_bytes()[:LOOKED_AT_BYTES].decode("utf-8"):
-            raise ConfigurationError(f"--file {path}: is a text, and was never a journal; it stays as it is")
     print(f"1. no station holds {path}, and none can start while this goes on", flush=True)
     with SqliteJournal(path, settings, station=name, clock=SystemClock()).mending() as mended:
         if mended is None:
