@@ -84,6 +84,7 @@ def test_a_verdict_on_the_wire_looks_like_this() -> None:
         "product": None,
         "changeover": None,
         "allowed": [],
+        "unlisted": 0,
     }
 
 
