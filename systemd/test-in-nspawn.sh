@@ -219,9 +219,9 @@ station=/opt/$NAME/current/bin/station
 inside setpriv --reuid="$NAME" --regid="$NAME" --init-groups \
     "$station" doctor --config "/etc/$NAME/station.toml" >"$work/doctor" || fail "doctor: $(<"$work/doctor")"
 grep -q 'XNNPACK: runs the shipped model' "$work/doctor" || fail "doctor does not see XNNPACK"
-inside "$station" support-bundle --config "/etc/$NAME/station.toml" --out /root/bundle.tar.gz >/dev/null ||
+inside "$station" support-bundle --config "/etc/$NAME/station.toml" --out /srv/bundle.tar.gz >/dev/null ||
     fail "support-bundle"
-tar --extract --to-stdout --file "$box/root/bundle.tar.gz" support-bundle/log.txt >"$work/log.txt"
+tar --extract --to-stdout --file "$box/srv/bundle.tar.gz" support-bundle/log.txt >"$work/log.txt"
 grep -q 'judges with' "$work/log.txt" || fail "the log is not in the support bundle"
 [[ -z $(inside find "/var/lib/$NAME" ! -user "$NAME") ]] || fail "something in the data folder is not the service's"
 say "doctor and support-bundle look at it"

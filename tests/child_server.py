@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -14,7 +15,7 @@ SERVING = b"serving\n"
 """A program here that is a server prints this when it takes connections."""
 
 
-class ChildServer:
+class ChildServer(ABC):
     """A server as a child process; started on entry, ended on exit.
 
     Args:
@@ -47,8 +48,9 @@ class ChildServer:
         self._process = subprocess.Popen(self._command, **self._options)
         self._wait_until_it_serves()
 
+    @abstractmethod
     def _wait_until_it_serves(self) -> None:
-        raise NotImplementedError
+        """Return when it takes connections."""
 
     def kill(self) -> None:
         """SIGKILL: nothing is saved."""

@@ -99,6 +99,7 @@ def test_the_largest_packet_is_the_brokers_and_what_is_larger_is_not_shown(tmp_p
         assert not line.publisher.fits(replace(message(1), payload=b"x" * 2000))
         line.publisher.retain(STATUS, b"x" * 2000)
         line.publisher.copy("inspection/line-1/response/pause", b"x" * 2000, None)
+        line.publisher.copy("inspection/line-1/response/pause", b"{}", b"x" * 2000)
         line.send(1)
         wait_for(lambda: line.has_acknowledged(1))
         listener.wait_until(lambda messages: len(messages) == 1)
