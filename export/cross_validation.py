@@ -39,7 +39,9 @@ def cross_validate(
         request.say(f"fold {fold.number + 1} of {count}: {len(fold.train)} to train, {len(fold.test)} to test")
         if not record.is_file():
             # Only its figures count: what int8 loses in a part is no reason to stop.
-            train(replace(request, dataset=_part(request.dataset, fold, split_seed), out=out, allow_regression=True))
+            # The final training compares, once is enough.
+            part = _part(request.dataset, fold, split_seed)
+            train(replace(request, dataset=part, out=out, allow_regression=True, compare=False))
         results.append(_figures(record))
     summary = {name: _spread([result[name] for result in results]) for name in _shared(results)}
     content = {"folds": count, "summary": summary, "test_int8": results}

@@ -22,6 +22,7 @@ class Request:
         preset: network that was asked for; None leaves it to the task.
         options: the task's own knobs that were given, by the name of their option.
         allow_regression: write the bundle even if its int8 model is worse than the float one by more than the limits.
+        compare: train the plain networks besides, for the report, where the task has some.
         say: takes lines for people; one with "min left" is progress, and on a terminal the next takes its place.
         kept: what trainings on parts of the same data may share, by a name of the task\'s own.
     """
@@ -36,5 +37,6 @@ class Request:
     preset: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     allow_regression: bool = False
+    compare: bool = True
     say: Callable[[str], None] = print
     kept: MutableMapping[str, Any] = field(default_factory=dict)

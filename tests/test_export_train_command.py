@@ -117,6 +117,7 @@ def test_boxes_are_drawn(tmp_path: Path) -> None:
         (["{data}/absent"], "is not a folder"),
         (["{data}", "--task", "classify"], "--task classify needs a folder of pictures for each class"),
         (["{data}", "--preset", "plain-a"], "--preset plain-a: detect has one network"),
+        (["{data}", "--no-plain"], "--no-plain: no option of the task detect"),
     ],
 )
 def test_wrong_use_says_what_to_do(
@@ -165,6 +166,7 @@ def test_folds_share_no_group_and_are_not_trained_twice(tmp_path: Path) -> None:
         groups = [{item.group for item in part} for part in parts.values()]
         assert not groups[0] & groups[1] | groups[0] & groups[2] | groups[1] & groups[2]
         assert all(parts.values())
+        assert not request.compare
         tested.extend(item.name for item in parts["test"])
         figures = {"test_int8": {"pictures": len(parts["test"]), "auroc": 0.9 + len(tested) / 1000}}
         request.out.mkdir(parents=True)

@@ -164,6 +164,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     classify.add_argument(
         "--patience", type=_positive_int, metavar="N", help="stop after N epochs without a better validation loss"
     )
+    classify.add_argument(
+        "--no-plain",
+        action="store_true",
+        default=None,
+        help="do not train the two plain networks that the report of a classifier compares with",
+    )
     classify.add_argument("--views", type=_positive_int, metavar="N", help="views of each picture that are kept")
 
 
@@ -181,7 +187,7 @@ OPTIONS: dict[Task, tuple[str, ...]] = {
         "widths",
         "calibration",
     ),
-    "classify": CLASSIFY_OPTIONS,
+    "classify": (*CLASSIFY_OPTIONS, "no_plain"),
     "anomaly": CLASSIFY_OPTIONS,
 }
 """Options that only some tasks know."""
@@ -227,6 +233,7 @@ def run(arguments: argparse.Namespace) -> int:
         preset=arguments.preset,
         options=options,
         allow_regression=arguments.allow_regression,
+        compare=not options.pop("no_plain", False),
         say=tell,
     )
     try:

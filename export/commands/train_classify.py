@@ -1,6 +1,7 @@
 """The task `classify`: what its options mean, and the way from class folders to a bundle."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,6 +11,7 @@ from export.classifier import PRESETS, FloatClassifier, Preset, build_features, 
 from export.evaluate import score_samples
 from export.finish import Candidate, Demands, finish
 from export.package import Draft, quality_limits
+from export.plain_networks import PLAIN, plain_figures
 from export.request import Request
 from export.samples import DatasetError
 from export.taps import TapStore
@@ -26,6 +28,9 @@ from station.readout import OUTPUT_NAMES
 from station.whole_file import write_whole
 
 KNOBS = "knobs.json"
+
+TEXTBOOK: Mapping[str, Any] = {"weight_decay": 0.0, "dropout": 0.0, "smoothing": 0.0, "patience": 10}
+"""Of the plain networks, where nothing else is asked for: Adam on the cross-entropy, and early stopping."""
 
 
 def train(request: Request) -> Path:
@@ -90,7 +95,12 @@ def train(request: Request) -> Path:
         layers=lambda: picture_layers(trained.network, quantized, calibration, preprocessing, OUTPUT_NAMES["classify"]),
         configuration=asdict(knobs),
     )
-    return finish(candidate, dataset, request.out, request.say, Demands(allow_regression=request.allow_regression))
+    others: Mapping[str, Mapping[str, float]] = {}
+    if request.compare:
+        wanted = [_plain_knobs(request, preset) for preset in PLAIN if preset != knobs.preset]
+        others = plain_figures(request, wanted, {knobs.channels: (pictures, held_out)})
+    demands = Demands(allow_regression=request.allow_regression, others=others)
+    return finish(candidate, dataset, request.out, request.say, demands)
 
 
 def knobs_of(request: Request) -> ClassifierKnobs:
@@ -105,7 +115,8 @@ def knobs_of(request: Request) -> ClassifierKnobs:
     rate: float | None = given.get("rate")
     usual = defaults.deep_rate if preset == "lite0" else defaults.plain_rate
     factor = rate / usual if rate else 1.0
-    changes: dict[str, Any] = {
+    changes: dict[str, Any] = {} if preset == "lite0" else dict(TEXTBOOK)
+    changes |= {
         name: given[name] for name in ("optimizer", "weight_decay", "dropout", "patience", "views") if name in given
     }
     if "epochs" in given:
@@ -116,15 +127,24 @@ def knobs_of(request: Request) -> ClassifierKnobs:
         raise DatasetError(f"--epochs 0: the preset {preset} has no pretrained features; at least 1")
     if preset != "lite0" and request.size_px is not None:
         raise DatasetError(f"--size {request.size_px}: the preset {preset} has a size of its own; leave the option out")
+    # The textbooks' 28×28 pictures are grey.
+    colour = given.get("colour", request.dataset.channels == 3 and preset != "plain-b")  # noqa: PLR2004
     return replace(
         defaults,
         preset=preset,
         minutes=request.minutes,
         side_px=request.size_px,
         seed=request.seed,
-        channels=3 if given.get("colour", request.dataset.channels == 3) else 1,  # noqa: PLR2004
+        channels=3 if colour else 1,
         **changes,
     )
+
+
+def _plain_knobs(request: Request, preset: Preset) -> ClassifierKnobs:
+    """What `--preset` would train with; the options that speak of another network's stages do not count."""
+    shared = ("optimizer", "weight_decay", "dropout", "colour")
+    options = {name: value for name, value in request.options.items() if name in shared}
+    return knobs_of(replace(request, preset=preset, size_px=None, options=options))
 
 
 def settle_knobs(folder: Path, knobs: ClassifierKnobs) -> None:
