@@ -7,11 +7,12 @@ import sys
 import traceback
 from collections.abc import Sequence
 
+from export.chatter import without_chatter
 from station.errors import StationError
 
 COMMANDS = {
     "data": "say what stands in a labelled folder, and what is wrong with it",
-    "train": "train a detector on a labelled folder and write its bundle",
+    "train": "train a network on a labelled folder and write its bundle",
     "package": "quantize a finished or interrupted training and write its bundle",
     "evaluate": "score a bundle on a labelled folder, through the deployed path",
     "predict": "judge pictures with a bundle, one line each",
@@ -38,11 +39,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--debug", action="store_true", help="show where an error came from")
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND")
     parser.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help=argparse.SUPPRESS)
-    chosen = parser.parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    if not words:
+        parser.print_help(sys.stderr)
+        return 2
+    chosen = parser.parse_args(words)
     # TensorFlow tells which instructions the processor has; its errors still come through.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # Only the chosen command is imported: TensorFlow alone takes five seconds, and not every command needs it.
-    command = importlib.import_module(f"export.commands.{chosen.command.replace('-', '_')}")
+    with without_chatter():
+        command = importlib.import_module(f"export.commands.{chosen.command.replace('-', '_')}")
     command_parser = argparse.ArgumentParser(
         prog=f"station-export {chosen.command}",
         description=command.__doc__,

@@ -116,19 +116,20 @@ def _refuse_unfit(dataset: Dataset, wanted: Task) -> None:
 def _check_boxes(dataset: Dataset) -> list[Problem]:
     if not any(len(sample.classes) for sample in dataset.splits["train"]):
         raise DatasetError(f"{dataset.root}: no box is labelled in the training pictures; there is nothing to learn")
-    _need(dataset, len(dataset.samples), FEWEST_PICTURES, "pictures")
+    _need(dataset, len(dataset.samples), FEWEST_PICTURES, "pictures", "take more")
     return _few(dataset, "boxes")
 
 
 def _check_classes(dataset: Dataset) -> list[Problem]:
     for label, by_split in counts(dataset).items():
-        _need(dataset, by_split.total(), FEWEST_PICTURES, f"pictures of {label}")
+        remedy = "take more, or move its folder away to train on the other classes alone"
+        _need(dataset, by_split.total(), FEWEST_PICTURES, f"pictures of {label}", remedy)
     return _few(dataset, "pictures")
 
 
 def _check_good(dataset: Dataset) -> list[Problem]:
     good = sum(sample.label == dataset.good for sample in dataset.splits["train"])
-    _need(dataset, good, FEWEST_GOOD, f"training pictures of {dataset.good_label}")
+    _need(dataset, good, FEWEST_GOOD, f"training pictures of {dataset.good_label}", "take more")
     if all(sample.label == dataset.good for sample in dataset.samples):
         return [
             Problem(
@@ -139,14 +140,26 @@ def _check_good(dataset: Dataset) -> list[Problem]:
                 "few",
             )
         ]
+    if dataset.splits["test"] and all(sample.label == dataset.good for sample in dataset.splits["test"]):
+        bad = sum(sample.label != dataset.good for sample in dataset.samples)
+        return [
+            Problem(
+                "",
+                f"no defects among the test pictures: how many are found stays unknown, since good parts alone are "
+                f"trained on; put the {bad} pictures of defects into folders below test, as test/dent, to measure "
+                "with them",
+                "warning",
+                "few",
+            )
+        ]
     return []
 
 
-def _need(dataset: Dataset, found: int, needed: int, what: str) -> None:
+def _need(dataset: Dataset, found: int, needed: int, what: str, remedy: str) -> None:
     if found < needed:
         raise DatasetError(
             f"{dataset.root}: {found} {what} that can be used; at least {needed} are needed, and some dozens for a "
-            "useful result; take more, or move the folder away"
+            f"useful result; {remedy}"
         )
 
 

@@ -98,14 +98,22 @@ def _look(sample: Sample, listing: Listing) -> _Seen:
         try:
             mask_height, mask_width = decode_file(sample.mask, 1).shape
         except DatasetError as exc:
-            problems.append(Problem(name, f"{str(exc).removeprefix(f'{sample.mask}: ')}; not used", "error", "mask"))
+            problems.append(
+                Problem(
+                    name,
+                    f"the mask {str(exc).removeprefix(f'{sample.mask}: ')}; the picture is used without it",
+                    "error",
+                    "mask",
+                )
+            )
         else:
             fits = (mask_height, mask_width) == (height, width)
             if not fits:
                 problems.append(
                     Problem(
                         name,
-                        f"is {mask_width}×{mask_height}, its picture {width}×{height}; not used",
+                        f"is a mask of {mask_width}×{mask_height}, its picture {sample.picture.name} has {width}×"
+                        f"{height}; the picture is used without it",
                         "error",
                         "mask",
                     )

@@ -15,8 +15,9 @@ def describe(dataset: Dataset) -> list[str]:
     what = "boxes" if has_boxes(dataset) else "pictures"
     table = counts(dataset)
     width = max(len(what), *(len(label) for label in table)) + 2
+    pictures, classes = counted(len(dataset.samples), "picture"), counted(len(dataset.labels), "class", "classes")
     lines = [
-        f"{dataset.root}: {dataset.layout}, {len(dataset.samples)} pictures, {len(dataset.labels)} classes",
+        f"{dataset.root}: {dataset.layout}, {pictures}, {classes}",
         "",
         f"  {what:{width}}" + "".join(f"{split:>12}" for split in SPLITS),
     ]
@@ -42,13 +43,18 @@ def describe(dataset: Dataset) -> list[str]:
     return lines
 
 
+def counted(number: int, one: str, many: str = "") -> str:
+    """A number with its noun: 1 picture, 2 pictures."""
+    return f"{number} {one if number == 1 else many or f'{one}s'}"
+
+
 def describe_problems(problems: Sequence[Problem], at_most: int | None = None) -> list[str]:
     """The problems, worst first, and how many more there are; notes only where all are wanted."""
     shown = list(problems) if at_most is None else [item for item in problems if item.severity != "note"][:at_most]
     lines = [f"  {problem}" for problem in shown]
     left = Counter(item.severity for item in problems[len(shown) :])
     if left:
-        more = ", ".join(f"{number} {severity}s" for severity, number in left.items())
+        more = ", ".join(counted(number, severity) for severity, number in left.items())
         lines.append(f"  … and {more}; `station-export data` lists them all")
     return lines
 

@@ -103,7 +103,7 @@ def test_a_threshold_is_chosen_anew_without_training(
         (["--bad-share", "0.1"], 1, "--bad-share: goes with --costs only"),
         (["--costs", "1"], 2, "expected two numbers"),
         (["--costs", "0:1"], 2, "both costs must be above 0"),
-        (["--max-miss", "1"], 2, "allowed are numbers from 0 to below 1"),
+        (["--max-miss", "1"], 2, "must be a number from 0 to below 1"),
         (["--max-miss", "0", "--costs", "1:2"], 2, "not allowed with"),
     ],
 )

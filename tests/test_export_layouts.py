@@ -117,7 +117,7 @@ def test_the_layout_of_mvtec(tmp_path: Path) -> None:
     assert masked[0].mask is not None
     assert read_mask(masked[0].mask).sum() == 16
     assert [str(problem) for problem in dataset.problems] == [
-        "error: ground_truth/crack/lost_mask.png: a mask without its picture"
+        "error: ground_truth/crack/lost_mask.png: a mask without its picture; left out"
     ]
 
 
@@ -159,6 +159,28 @@ def test_what_cannot_be_used_is_listed(tmp_path: Path) -> None:
     assert used["good/again.png"].group == used["good/good000.png"].group
     assert used["good/other class.png"].group == used["bad/bad001.png"].group
     assert not {"good/empty.png", "good/text.png", "good/cut.png"} & set(used)
+
+
+def test_a_mask_without_its_picture_is_no_picture(tmp_path: Path) -> None:
+    write_classes(tmp_path / "endings", good=12, bad=6)
+    write_mask(tmp_path / "endings/bad/gone_mask.png")
+    # As MagneticTile: pictures are JPEG, masks PNG.
+    write_pictures(tmp_path / "formats", [f"{label}/{index}.jpg" for label in ("good", "bad") for index in range(8)])
+    for name in ("bad/0", "bad/1", "bad/gone"):
+        write_mask(tmp_path / f"formats/{name}.png")
+    for folder, lost, count in (("endings", "bad/gone_mask.png", 18), ("formats", "bad/gone.png", 16)):
+        dataset = read_dataset(tmp_path / folder)
+        assert [str(problem) for problem in dataset.problems] == [
+            f"error: {lost}: a mask without its picture; left out"
+        ]
+        assert len(dataset.samples) == count
+    # Where all are called so, it is what the pictures are called; a PNG among JPEG is a picture.
+    write_pictures(tmp_path / "names", [f"{name}/{index}_label.png" for name in ("a", "b") for index in range(6)])
+    write_pictures(tmp_path / "names", ["a/extra.png", "b/extra_label.jpg", "b/other_label.jpg"])
+    (tmp_path / "names/a/extra.png").rename(tmp_path / "names/a/extra_label.png")
+    dataset = read_dataset(tmp_path / "names")
+    assert not dataset.problems
+    assert len(dataset.samples) == 15
 
 
 def test_nothing_that_can_be_used_is_an_error(tmp_path: Path) -> None:

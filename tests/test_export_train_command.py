@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 from labelled_folders import write_classes, write_mask, write_pictures
 
 from export.__main__ import main
+from export.chatter import without_chatter
 from export.choice import choose
 from export.commands import train
 from export.cross_validation import cross_validate
@@ -31,6 +34,9 @@ def test_the_labels_pick_the_task(tmp_path: Path) -> None:
     few = read_dataset(write_classes(tmp_path / "few", good=40, dent=4))
     assert choose(few).task == "anomaly"
     assert "too few" in choose(few).why
+    scarce = choose(read_dataset(write_classes(tmp_path / "scarce", good=40, dent=2)))
+    assert scarce.task == "anomaly"
+    assert "put the 2 pictures of defects into folders below test, as test/dent" in scarce.problems[0].what
     write_mask(tmp_path / "classes/dent/dent000_mask.png")
     assert "masks show" in choose(read_dataset(tmp_path / "classes")).why
 
@@ -43,7 +49,7 @@ def test_the_labels_pick_the_task(tmp_path: Path) -> None:
         ({"a": 20, "b": 20}, "anomaly", r"none of a, b says good; name it with --good"),
         ({"a": 20, "b": 20}, "detect", r"--task detect needs labelled boxes"),
         ({"good": 20}, "classify", r"all training pictures are of one class, good"),
-        ({"good": 8}, None, r"training pictures of good that can be used; at least 10"),
+        ({"good": 8}, None, r"training pictures of good that can be used; at least 10 .*; take more$"),
     ],
 )
 def test_labels_that_do_not_serve_are_refused(
@@ -70,6 +76,8 @@ def test_data_tells_what_stands_there(tmp_path: Path, capsys: pytest.CaptureFixt
     shown = capsys.readouterr().out
     assert "folder per class, with masks, 50 pictures, 2 classes" in shown
     assert "task: classify, since each picture has one of 2 classes" in shown
+    assert "1 thing to know:" in shown
+    assert f"next: station-export train {folder}" in shown
     assert "error: good/broken.png: is not a whole picture; left out" in shown
     sheet = cv2.imread(str(tmp_path / "sheet.png"))
     assert sheet is not None
@@ -205,6 +213,50 @@ def test_progress_is_one_line_where_somebody_watches() -> None:
     log = io.StringIO()
     Teller(60.0, log)("step 1: 1.0 min left")
     assert log.getvalue() == "step 1: 1.0 min left\n"
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [
+        ("--minutes", "soon", "'soon': must be a number above 0"),
+        ("--minutes", "0", "'0': must be a number above 0"),
+        ("--minutes", "inf", "'inf': must be a number above 0"),
+        ("--folds", "1", "'1': must be a whole number, at least 2"),
+        ("--size", "64.5", "'64.5': must be a whole number, at least 1"),
+        ("--epochs", "-1", "'-1': must be a whole number, at least 0"),
+        ("--dropout", "1", "'1': must be a number from 0 to below 1"),
+        ("--weight-decay", "nan", "'nan': must be 0 or a number above it"),
+    ],
+)
+def test_a_wrong_number_is_answered_in_words(
+    option: str, value: str, expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "parts", option, value])
+    assert ended.value.code == 2
+    assert f"argument {option}: {expected}" in capsys.readouterr().err
+
+
+def test_without_a_command_the_commands_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert "train a network on a labelled folder" in capsys.readouterr().err
+
+
+def test_only_chatter_is_held_back(capfd: pytest.CaptureFixture[str]) -> None:
+    with without_chatter():
+        os.write(2, b"WARNING: All log messages before absl::InitializeLog() is called are written to STDERR\n")
+        os.write(2, b"I0000 port.cc:153] oneDNN custom operations are on. You may see\n")
+        sys.stderr.write("a warning that somebody must see\n")
+
+    def fail() -> None:
+        with without_chatter():
+            os.write(2, b"the reason\n")
+            raise ImportError
+
+    with pytest.raises(ImportError):
+        fail()
+    os.write(2, b"after\n")
+    assert capfd.readouterr().err == "a warning that somebody must see\nthe reason\nafter\n"
 
 
 def test_help_can_be_followed(capsys: pytest.CaptureFixture[str]) -> None:

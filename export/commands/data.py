@@ -13,16 +13,18 @@ import argparse
 import csv
 import io
 import json
+import shlex
 from pathlib import Path
 
 import cv2
 
 from export.choice import choose
 from export.dataset import read_dataset
+from export.option_types import count_from
 from export.progress import ProgressLine
 from export.samples import Dataset, DatasetError
 from export.sheet import COLUMNS, draw_sheet
-from export.summary import describe, describe_problems, record
+from export.summary import counted, describe, describe_problems, record
 from station.whole_file import write_whole
 
 
@@ -32,7 +34,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--sheet", type=Path, metavar="FILE", help="write samples with their labels drawn, a PNG")
     parser.add_argument(
-        "--of-each", type=int, default=COLUMNS, metavar="N", help="samples a class on the sheet (default: %(default)s)"
+        "--of-each",
+        type=count_from(1),
+        default=COLUMNS,
+        metavar="N",
+        help="samples a class on the sheet (default: %(default)s)",
     )
     parser.add_argument("--good", metavar="NAME", help="the class without defects (default: found by its name)")
     parser.add_argument("--groups", type=Path, metavar="FILE", help="write the groups as a table (file, group)")
@@ -73,9 +79,13 @@ def run(arguments: argparse.Namespace) -> int:
         print(line)
     print(f"  task: {task}, since {why}" if task else f"  no task: {why}")
     if problems:
-        print(f"\n{len(problems)} things to know:")
+        print(f"\n{counted(len(problems), 'thing')} to know:")
         for line in describe_problems(problems):
             print(line)
+    if arguments.sheet is not None:
+        print(f"\nwrote {arguments.sheet}: look whether the labels are right")
+    if task:
+        print(f"\nnext: station-export train {shlex.quote(str(arguments.folder))}")
     return 0
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from export.dataset import SPLITS, read_dataset
 from export.evaluate import rescore, score_samples
 from export.evaluation import ALL, FIGURE_NAMES, Evaluation, evaluate, for_bundle, pictures_of, task_of
+from export.option_types import count_from
 from export.process_arguments import add_log_arguments
 from export.process_commands import run_evaluation
 from export.progress import ProgressLine
@@ -35,7 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--split", choices=[*SPLITS, ALL], default="test", help="which part of it (default: %(default)s)"
     )
-    parser.add_argument("--threads", type=int, default=1, help="of the runtime (default: %(default)s)")
+    parser.add_argument(
+        "--threads", type=count_from(1), metavar="N", default=1, help="of the runtime (default: %(default)s)"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     add_log_arguments(parser)
     parser.add_argument(

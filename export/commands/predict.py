@@ -20,6 +20,7 @@ from typing import Any
 import cv2
 
 from export.dataset import DatasetError, read_pixels
+from export.option_types import count_from
 from export.pictures import is_picture
 from export.process_arguments import add_log_arguments
 from export.process_commands import run_prediction
@@ -46,7 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--reference", type=Path, metavar="FILE", help="picture of a good part, for a bundle that compares"
     )
-    parser.add_argument("--threads", type=int, default=1, help="of the runtime (default: %(default)s)")
+    parser.add_argument(
+        "--threads", type=count_from(1), metavar="N", default=1, help="of the runtime (default: %(default)s)"
+    )
     add_log_arguments(
         parser.add_argument_group("logs", "how a sensor log is written, for a bundle that watches a process"),
         labelled=False,

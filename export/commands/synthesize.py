@@ -28,6 +28,7 @@ import numpy as np
 
 from export.dataset import DatasetError, read_dataset
 from export.gan import GAN_PRESETS
+from export.option_types import count_from, positive
 from export.progress import ProgressLine
 from export.samples import Dataset
 from export.synthesis import sheet
@@ -55,15 +56,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="which defects; give it again for more classes, which are then learnt together (default: all)",
     )
-    parser.add_argument("--count", type=int, default=100, metavar="N", help="pictures of each class (default: 100)")
+    parser.add_argument(
+        "--count", type=count_from(1), default=100, metavar="N", help="pictures of each class (default: 100)"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="receives the pictures; must be empty")
     parser.add_argument("--method", choices=list(METHODS), default="cut-and-paste", help="how (default: %(default)s)")
     parser.add_argument("--good", metavar="NAME", help="the class without defects (default: found by its name)")
     parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn (default: %(default)s)")
     gan = parser.add_argument_group("gan")
     gan.add_argument("--preset", choices=GAN_PRESETS, default="default", help="which networks (default: %(default)s)")
-    gan.add_argument("--minutes", type=float, default=25.0, metavar="M", help="time to learn (default: %(default)s)")
-    gan.add_argument("--steps", type=int, default=GanKnobs().steps, metavar="N", help="at most (default: %(default)s)")
+    gan.add_argument("--minutes", type=positive, default=25.0, metavar="M", help="time to learn (default: %(default)s)")
+    gan.add_argument(
+        "--steps", type=count_from(1), default=GanKnobs().steps, metavar="N", help="at most (default: %(default)s)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -21,6 +21,7 @@ import numpy as np
 from export.dataset import SPLITS, DatasetError, Sample, read_dataset
 from export.evaluate import score_samples
 from export.evaluation import ALL, choose_for, for_bundle, pictures_of, task_of
+from export.option_types import share
 from export.package import golden_candidates, golden_set, with_references, write_bundle
 from export.progress import ProgressLine
 from export.thresholds import Costs, MaxFalseReject, MaxMiss, Rule, overlap_warning
@@ -42,12 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     rule = parser.add_mutually_exclusive_group()
     rule.add_argument(
-        "--max-false-reject", type=_share, metavar="R", help="largest share of good parts rejected, 0 to 1"
+        "--max-false-reject", type=share, metavar="R", help="largest share of good parts rejected, 0 to 1"
     )
-    rule.add_argument("--max-miss", type=_share, metavar="R", help="largest share of bad parts missed, 0 to 1")
+    rule.add_argument("--max-miss", type=share, metavar="R", help="largest share of bad parts missed, 0 to 1")
     rule.add_argument("--costs", type=_costs, metavar="FR:MISS", help="cost of a false reject and of a miss, as 1:50")
     parser.add_argument(
-        "--bad-share", type=_share, metavar="P", help="with --costs: share of bad parts on the line (default: 0.5)"
+        "--bad-share", type=share, metavar="P", help="with --costs: share of bad parts on the line (default: 0.5)"
     )
     parser.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="the file to write")
 
@@ -107,13 +108,6 @@ def _rule(arguments: argparse.Namespace) -> Rule | None:
         false_reject, miss = arguments.costs
         return Costs(false_reject, miss, 0.5 if arguments.bad_share is None else arguments.bad_share)
     return None
-
-
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"{text}: allowed are numbers from 0 to below 1")
-    return value
 
 
 def _costs(text: str) -> tuple[float, float]:

@@ -1,20 +1,23 @@
-"""Train on a folder of labelled pictures and write a bundle that the station judges with.
+"""Train on a folder of labelled pictures and write a bundle, the one file that the station judges with.
 
     station-export train DIR
 
-That is enough to begin with. DIR is a folder of pictures in one of the usual forms, most simply a folder for each kind
-of part (for example good, scratch, dent); the README shows all forms as small trees. What is done:
+That is enough to begin with. DIR holds a folder for each kind of part (for example good, scratch, dent); the README
+shows the other forms as small trees. What is done:
 
   1. The pictures are read. Files that cannot be used are listed.
   2. The task is picked by the labels: boxes make `detect`, several classes `classify`, good parts alone `anomaly`.
   3. Most pictures train (train). Some choose the threshold (validation). Some are kept for the figures (test) and are
      never looked at before.
   4. The network is trained within --minutes, turned into whole numbers (int8), and measured as it will be deployed.
+     A few minutes come on top of --minutes for that.
   5. The folder OUT receives NAME.bundle, report.html (look at it), metrics.json and split.csv (which picture was used
      for what).
 
 Ctrl-C stops at any time; the same command goes on where it stopped. Look at the data first: station-export data DIR.
 Then try the result: station inspect DIR/... --bundle OUT/NAME.bundle --out marked.
+
+The first group of options is for everybody; those below it may be left alone.
 """
 
 import argparse
@@ -30,15 +33,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from export.chatter import without_chatter
 from export.choice import TASKS, Task, choose
 from export.cross_validation import cross_validate
 from export.dataset import read_dataset
 from export.evaluation import FIGURE_NAMES
+from export.option_types import count_from, not_negative, positive, share
 from export.process_arguments import PROCESS_TASKS, add_training_arguments
 from export.progress import ProgressLine
 from export.request import Request
 from export.samples import Dataset, DatasetError
-from export.summary import describe, describe_problems
+from export.summary import counted, describe, describe_problems
 from export.synthesis.methods import AUTO, METHODS
 from export.teller import Teller
 from station.whole_file import write_whole
@@ -69,26 +74,36 @@ PROBLEMS_SHOWN = 8
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
+    parser.usage = "%(prog)s DIR [--out DIR] [--minutes M] [option ...]"
     parser.add_argument("folder", type=Path, nargs="?", metavar="DIR", help="the folder of labelled pictures")
     parser.add_argument("--data", type=Path, metavar="DIR", help="the same, given as an option")
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="receives the result (default: <name of DIR>-out in the current folder)"
     )
-    parser.add_argument("--minutes", type=_positive, metavar="M", help=f"time to train (default: {MINUTES:g})")
+    parser.add_argument(
+        "--minutes", type=positive, metavar="M", help=f"time to train, in minutes (default: {MINUTES:g})"
+    )
     parser.add_argument(
         "--task", choices=[*TASKS, *PROCESS_TASKS], help="what to train (default: what the labels ask for)"
     )
-    parser.add_argument("--preset", metavar="NAME", help="which network (default: what the task does best with)")
     parser.add_argument(
-        "--size", type=_positive_int, metavar="PX", help="input size in pixels (default: from the pictures' sizes)"
+        "--preset",
+        metavar="NAME",
+        help="which network; classify knows lite0 (default, pretrained) and the small plain-a and plain-b",
+    )
+    parser.add_argument(
+        "--size",
+        type=count_from(1),
+        metavar="PX",
+        help="edge of the pictures as the network sees them, in pixels (default: from the pictures' sizes)",
     )
     parser.add_argument("--good", metavar="NAME", help="the class without defects (default: found by its name)")
     parser.add_argument(
         "--folds",
-        type=_at_least_two,
+        type=count_from(2),
         metavar="K",
-        help="besides, train K times and test each time on another part, to see how much luck is in the figures; the "
-        "time is shared out",
+        help="besides, train K times and test each time on another part, to see how much luck is in the figures; "
+        "--minutes is shared out to all K + 1 trainings",
     )
     parser.add_argument(
         "--synthesize",
@@ -98,31 +113,60 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--synthesize-count",
-        type=_positive_int,
+        type=count_from(1),
         metavar="N",
         default=SYNTHETIC_EACH,
         help="pictures of each class of defects (default: %(default)s)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of weights and augmentation (default: %(default)s)")
-    parser.add_argument("--name", help="of the bundle and its file (default: detector, classifier or anomaly)")
-    parser.add_argument("--version", default="1", help="of the bundle (default: %(default)s)")
+    parser.add_argument(
+        "--seed", type=int, metavar="N", default=0, help="of weights and augmentation (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--name", metavar="NAME", help="of the bundle and its file (default: detector, classifier or anomaly)"
+    )
+    parser.add_argument("--version", metavar="TEXT", default="1", help="of the bundle (default: %(default)s)")
     parser.add_argument(
         "--allow-regression",
         action="store_true",
         help="write the bundle even if its int8 model is worse than the float one by more than 0.005 of a headline "
         "figure or in more than 1 %% of the verdicts",
     )
-    detect = parser.add_argument_group("detect", "knobs of the detector, for those who know what they want")
-    detect.add_argument("--steps", type=_positive_int, metavar="N", help="length of the run instead of --minutes")
-    detect.add_argument("--batch", type=_positive_int, help="crops a step")
+    classify = parser.add_argument_group(
+        "options of the tasks classify and anomaly", "for those who know what they want"
+    )
+    classify.add_argument(
+        "--epochs",
+        type=count_from(0),
+        metavar="N",
+        help="length of each stage of fine-tuning, at most; 0: the head alone, on features as they are",
+    )
+    classify.add_argument("--optimizer", choices=["adam", "sgd"], help="how the weights are moved (default: adam)")
+    classify.add_argument(
+        "--rate", type=positive, metavar="RATE", help="largest learning rate, of all stages in proportion"
+    )
+    classify.add_argument("--weight-decay", type=not_negative, metavar="W", help="of the optimizer")
+    classify.add_argument("--dropout", type=share, metavar="SHARE", help="share of features left out in training")
+    classify.add_argument(
+        "--patience", type=count_from(1), metavar="N", help="stop after N epochs without a better validation loss"
+    )
+    classify.add_argument(
+        "--no-plain",
+        action="store_true",
+        default=None,
+        help="do not train the two plain networks that the report of a classifier compares with",
+    )
+    classify.add_argument("--views", type=count_from(1), metavar="N", help="views of each picture that are kept")
+    detect = parser.add_argument_group("options of the task detect", "for those who know what they want")
+    detect.add_argument("--steps", type=count_from(1), metavar="N", help="length of the run instead of --minutes")
+    detect.add_argument("--batch", type=count_from(1), metavar="N", help="crops a step")
     detect.add_argument(
         "--crop",
-        type=_positive_int,
+        type=count_from(1),
         dest="size",
         metavar="PX",
         help="the same as --size: edge of a crop, multiple of 16",
     )
-    detect.add_argument("--peak-rate", type=_positive, help="largest learning rate")
+    detect.add_argument("--peak-rate", type=positive, metavar="RATE", help="largest learning rate")
     detect.add_argument(
         "--photometric", type=float, metavar="SHARE", help="crops that get another exposure, blur and noise; 0: none"
     )
@@ -136,7 +180,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     detect.add_argument("--colour", action="store_true", default=None, help="train on colour even if all is grey")
     detect.add_argument(
         "--widths",
-        type=_positive_int,
+        type=count_from(1),
         nargs=3,
         metavar=("STEM", "FINE", "COARSE"),
         help="channels at 1/4, 1/8 and 1/16 of the resolution",
@@ -147,30 +191,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="PNG pictures that set the quantization's ranges (default: a stratified draw from the training split)",
     )
-    add_training_arguments(parser.add_argument_group("forecast and warn", "early warning from sensor logs in DIR"))
-    classify = parser.add_argument_group(
-        "classify and anomaly", "knobs of the classifier, for those who know what they want"
+    add_training_arguments(
+        parser.add_argument_group("options of the tasks forecast and warn", "early warning: DIR holds sensor logs")
     )
-    classify.add_argument(
-        "--epochs",
-        type=_count,
-        metavar="N",
-        help="length of each stage of fine-tuning, at most; 0: the head alone, on features as they are",
-    )
-    classify.add_argument("--optimizer", choices=["adam", "sgd"], help="how the weights are moved (default: adam)")
-    classify.add_argument("--rate", type=_positive, help="largest learning rate, of all stages in proportion")
-    classify.add_argument("--weight-decay", type=_not_negative, help="of the optimizer")
-    classify.add_argument("--dropout", type=_share, help="share of features left out in training")
-    classify.add_argument(
-        "--patience", type=_positive_int, metavar="N", help="stop after N epochs without a better validation loss"
-    )
-    classify.add_argument(
-        "--no-plain",
-        action="store_true",
-        default=None,
-        help="do not train the two plain networks that the report of a classifier compares with",
-    )
-    classify.add_argument("--views", type=_positive_int, metavar="N", help="views of each picture that are kept")
 
 
 CLASSIFY_OPTIONS = ("epochs", "optimizer", "rate", "weight_decay", "dropout", "patience", "views", "colour")
@@ -208,7 +231,7 @@ def run(arguments: argparse.Namespace) -> int:
         _say(line)
     problems = (*dataset.problems, *choice.problems)
     if problems:
-        _say(f"\n{len(problems)} things to know:")
+        _say(f"\n{counted(len(problems), 'thing')} to know:")
         for line in describe_problems(problems, PROBLEMS_SHOWN):
             _say(line)
     options = _options(arguments, choice.task)
@@ -323,7 +346,8 @@ def _options(arguments: argparse.Namespace, task: Task) -> dict[str, Any]:
 def _trainer(task: Task) -> Callable[[Request], Path]:
     if task not in TRAINERS:
         raise DatasetError(f"--task {task}: can not be trained; {', '.join(TRAINERS)} can")
-    train: Callable[[Request], Path] = importlib.import_module(TRAINERS[task]).train
+    with without_chatter():
+        train: Callable[[Request], Path] = importlib.import_module(TRAINERS[task]).train
     return train
 
 
@@ -354,45 +378,3 @@ def _split_table(dataset: Dataset) -> bytes:
 
 def _say(line: str) -> None:
     print(line, flush=True)
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not value > 0:
-        raise ValueError
-    return value
-
-
-def _positive_int(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError
-    return value
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise ValueError
-    return value
-
-
-def _not_negative(text: str) -> float:
-    value = float(text)
-    if not value >= 0:
-        raise ValueError
-    return value
-
-
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < 1:
-        raise ValueError
-    return value
-
-
-def _at_least_two(text: str) -> int:
-    value = int(text)
-    if value < 2:  # noqa: PLR2004
-        raise ValueError
-    return value

@@ -233,7 +233,25 @@ def _sorted_out(root: Path, folder: Path) -> tuple[list[Path], dict[Path, Path],
                 if len(shown) == 1:
                     masks[shown[0]] = path
     taken = set(masks.values())
-    return [path for path in found if path not in taken], masks, problems
+    lost = _without_picture([path for path in found if path not in taken], taken)
+    problems += [_lost(root, path) for path in found if path in lost]
+    return [path for path in found if path not in taken | lost], masks, problems
+
+
+def _without_picture(pictures: Sequence[Path], masks: set[Path]) -> set[Path]:
+    """What is called as a mask is and stands where its picture should stand, in a class's folder.
+
+    Where every picture is called so, it is what they are called. A PNG by itself is a mask when the other PNG files of
+    the folder are masks of pictures in another format.
+    """
+    called = {path for path in pictures if path.stem.lower().endswith(MASK_ENDINGS)}
+    lost = called if masks or len(called) < len(pictures) else set()
+    others = [path for path in pictures if path not in lost]
+    lone = {path for path in others if path.suffix.lower() == ".png"}
+    of_another_format = sum(
+        path.suffix.lower() == ".png" and not path.stem.lower().endswith(MASK_ENDINGS) for path in masks
+    )
+    return lost | lone if len(lone) < min(of_another_format, len(others)) else lost
 
 
 def _mask_elsewhere(
@@ -257,4 +275,8 @@ def _lost_masks(root: Path, mask_folders: Sequence[Path], used: set[Path]) -> It
     for mask_folder in mask_folders:
         for path in walk(mask_folder):
             if is_picture(path) and path not in used:
-                yield Problem(path.relative_to(root).as_posix(), "a mask without its picture", "error", "mask")
+                yield _lost(root, path)
+
+
+def _lost(root: Path, path: Path) -> Problem:
+    return Problem(path.relative_to(root).as_posix(), "a mask without its picture; left out", "error", "mask")
