@@ -87,6 +87,11 @@ def _fitting(dataset: Dataset) -> tuple[Task, str]:
 
 def _refuse_one_class(dataset: Dataset) -> tuple[Task, str]:
     names = sorted({dataset.labels[sample.label] for sample in dataset.splits["train"] if sample.label is not None})
+    if names == [dataset.good_label]:
+        raise DatasetError(
+            f"{dataset.root}: all training pictures are of one class, {dataset.good_label}; --task anomaly trains on "
+            "good parts alone; for --task classify add a folder for each kind of defect"
+        )
     raise DatasetError(
         f"{dataset.root}: all training pictures are of one class, {', '.join(names)}; if these are the good parts, "
         f"name the folder good (or give --good {names[0]!r}) to train on good parts alone; else add a second class"

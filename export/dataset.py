@@ -27,6 +27,7 @@ from export.samples import (
     Problem,
     Sample,
     Split,
+    worst_first,
 )
 from export.scan import Scan, scan
 from export.splits import (
@@ -63,8 +64,6 @@ ALIKE_AT_MOST = 0.1
 
 ALIKE_IN_ANY_CASE = 10
 """Pictures of one part that are believed, however few there are."""
-
-_BY_SEVERITY = ("error", "warning", "note")
 
 
 def read_dataset(
@@ -119,7 +118,7 @@ def read_dataset(
             for split in SPLITS
         },
         good_label=_good_label(listing, good_label),
-        problems=tuple(sorted(problems, key=lambda problem: _BY_SEVERITY.index(problem.severity))),
+        problems=worst_first(problems),
         facts=seen.facts,
         folds=folds,
         split_by=split_by,

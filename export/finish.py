@@ -23,6 +23,7 @@ from export.package import (
 )
 from export.progress import ProgressLine
 from export.report import REPORT, Report, write_report
+from export.summary import counted
 from export.thresholds import Rule, percent
 from station.manifest import Manifest, QualityLimits, Thresholds
 
@@ -125,6 +126,7 @@ def finish(
     figures |= {f"{split}_float": comparison.before, f"{split}_int8": comparison.after}
     found = losses(comparison)
     warnings += [f"int8 is worse than float: {text}" for text in (*found, *doubts(comparison))]
+    warnings += _of_the_data(dataset)
     manifest = draft.manifest(created_at).model_copy(
         update={
             "thresholds": thresholds,
@@ -188,6 +190,18 @@ def _thresholds(
     choice = choose_for(scored, task, manifest, rule)
     text = f"{len(scored)} held-out pictures, {choice.text}"
     return Thresholds(default=choice.threshold, chosen_on=text), list(choice.warnings)
+
+
+def _of_the_data(dataset: Dataset) -> list[str]:
+    """What was found in the folder that a reader must know before trusting any figure."""
+    doubtful = [problem for problem in dataset.problems if problem.severity == "warning"]
+    warnings = [problem.what for problem in doubtful if problem.kind in {"few", "groups"}]
+    if leaks := sum(problem.kind == "leak" for problem in doubtful):
+        warnings.append(
+            f"the split leaks in {counted(leaks, 'place')}: the same part, or one that looks like it, stands in two "
+            "splits; the figures are better than the truth (Data lists the pictures)"
+        )
+    return warnings
 
 
 def _folds(out: Path) -> Sequence[Mapping[str, float]]:

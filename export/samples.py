@@ -1,9 +1,9 @@
 """What a labelled folder becomes: samples by split, and the list of what is wrong with it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -52,6 +52,12 @@ class Problem:
 
     def __str__(self) -> str:
         return f"{self.severity}: {self.file}: {self.what}" if self.file else f"{self.severity}: {self.what}"
+
+
+def worst_first(problems: Iterable[Problem]) -> tuple[Problem, ...]:
+    """Errors, warnings, notes; among these what concerns the whole set before what concerns one file."""
+    severities = get_args(Severity)
+    return tuple(sorted(problems, key=lambda problem: (severities.index(problem.severity), problem.file != "")))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """From folders of pictures to bundles that classify and find anomalies, judged through the deployed path."""
 
 import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -133,6 +134,12 @@ def test_a_manifest_that_is_not_the_classifiers_is_refused(classifier: Path) -> 
 
 def test_a_plain_network_and_one_without_a_good_class(folder: Path) -> None:
     data = write_parts(folder / "kinds", {"hole": 24, "scratch": 24})
+    shutil.copy(data / "hole/005.png", data / "hole/copy.png")
+    rows = ["file,split", "hole/copy.png,train"]
+    for number in range(24):
+        split = "test" if number % 6 == 5 else "validation" if number % 6 == 4 else "train"
+        rows += [f"{kind}/{number:03}.png,{split}" for kind in ("hole", "scratch")]
+    (data / "split.csv").write_text("\n".join(rows), encoding="utf-8")
     out = folder / "plain"
     arguments = ["train", str(data), "--out", str(out), "--preset", "plain-b", "--epochs", "8", "--patience", "4"]
     assert main([*arguments, "--optimizer", "sgd", "--rate", "0.02", "--allow-regression"]) == 0
@@ -142,7 +149,9 @@ def test_a_plain_network_and_one_without_a_good_class(folder: Path) -> None:
     scores = load_model(bundle).infer(draw_part(RNG, "hole")[0])
     assert scores.candidates
     assert scores.score == max(scores.class_scores)
-    others = json.loads((out / "metrics.json").read_text(encoding="utf-8"))["others"]
+    stored = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+    assert any(text.startswith("the split leaks in 1 place: the same part") for text in stored["warnings"])
+    others = stored["others"]
     assert list(others) == ["plain-a"]
     assert {"accuracy", "macro_f1", "minutes"} <= set(others["plain-a"])
     assert '<section id="others">' in (out / "report.html").read_text(encoding="utf-8")

@@ -48,7 +48,7 @@ def test_the_labels_pick_the_task(tmp_path: Path) -> None:
         ({"good": 20, "dent": 2}, "classify", r"2 pictures of dent that can be used; at least 3"),
         ({"a": 20, "b": 20}, "anomaly", r"none of a, b says good; name it with --good"),
         ({"a": 20, "b": 20}, "detect", r"--task detect needs labelled boxes"),
-        ({"good": 20}, "classify", r"all training pictures are of one class, good"),
+        ({"good": 20}, "classify", r"all training pictures are of one class, good; .*add a folder for each kind"),
         ({"good": 8}, None, r"training pictures of good that can be used; at least 10 .*; take more$"),
     ],
 )
@@ -156,6 +156,11 @@ def test_a_training_on_another_split_is_not_gone_on_with(tmp_path: Path, capsys:
     folder, out = boxes(tmp_path / "data"), tmp_path / "out"
     out.mkdir()
     (out / "split.csv").write_text("file,split,group\n0.png,test,0.png\n", encoding="utf-8")
+    # Nothing was trained there yet.
+    assert main(["train", str(folder), "--out", str(out), "--preset", "plain-a"]) == 1
+    assert "detect has one network" in capsys.readouterr().err
+    (out / "split.csv").write_text("file,split,group\n0.png,test,0.png\n", encoding="utf-8")
+    (out / "checkpoint.npz").write_bytes(b"of that training")
     assert main(["train", str(folder), "--out", str(out), "--steps", "1"]) == 1
     assert "holds a training on other pictures or another split (split.csv differs)" in capsys.readouterr().err
 

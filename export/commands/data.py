@@ -22,7 +22,7 @@ from export.choice import choose
 from export.dataset import read_dataset
 from export.option_types import count_from
 from export.progress import ProgressLine
-from export.samples import Dataset, DatasetError
+from export.samples import Dataset, DatasetError, worst_first
 from export.sheet import COLUMNS, draw_sheet
 from export.summary import counted, describe, describe_problems, record
 from station.whole_file import write_whole
@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     try:
         choice = choose(dataset)
-        task, why, problems = str(choice.task), choice.why, (*dataset.problems, *choice.problems)
+        task, why, problems = str(choice.task), choice.why, worst_first((*dataset.problems, *choice.problems))
     except DatasetError as exc:
         # What is there is told all the same: it is the way to find out what is missing.
         task, why, problems = "", str(exc), dataset.problems

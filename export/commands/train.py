@@ -42,7 +42,7 @@ from export.option_types import count_from, not_negative, positive, share
 from export.process_arguments import PROCESS_TASKS, add_training_arguments
 from export.progress import ProgressLine
 from export.request import Request
-from export.samples import Dataset, DatasetError
+from export.samples import Dataset, DatasetError, worst_first
 from export.summary import counted, describe, describe_problems
 from export.synthesis.methods import AUTO, METHODS
 from export.teller import Teller
@@ -229,10 +229,10 @@ def run(arguments: argparse.Namespace) -> int:
     choice = choose(dataset, arguments.task)
     for line in describe(dataset):
         _say(line)
-    problems = (*dataset.problems, *choice.problems)
-    if problems:
-        _say(f"\n{counted(len(problems), 'thing')} to know:")
-        for line in describe_problems(problems, PROBLEMS_SHOWN):
+    dataset = replace(dataset, problems=worst_first((*dataset.problems, *choice.problems)))
+    if dataset.problems:
+        _say(f"\n{counted(len(dataset.problems), 'thing')} to know:")
+        for line in describe_problems(dataset.problems, PROBLEMS_SHOWN):
             _say(line)
     options = _options(arguments, choice.task)
     if arguments.synthesize:
@@ -357,7 +357,8 @@ def _settle_split(out: Path, dataset: Dataset) -> None:
     Going on with that one would test on pictures that it was trained on.
     """
     path, table = out / "split.csv", _split_table(dataset)
-    if path.is_file() and path.read_bytes() != table:
+    begun = out.is_dir() and any(other != path for other in out.iterdir())
+    if begun and path.is_file() and path.read_bytes() != table:
         raise DatasetError(
             f"{out}: holds a training on other pictures or another split ({path.name} differs); give another folder "
             "for --out, or delete this one"
