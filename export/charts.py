@@ -59,20 +59,21 @@ def score_chart(scores: Floats, bad: Bools, threshold: float, ink: Ink) -> bytes
     low, high = min(odds.min(), cut) - 0.3, max(odds.max(), cut) + 0.3
     edges = np.linspace(low, high, _BINS + 1)
     middles, width = (edges[1:] + edges[:-1]) / 2, float(edges[1] - edges[0]) * 0.86
+    names: list[tuple[int, str]] = []
     for which, sign, colour, name in ((~bad, 1, ink.good, "good"), (bad, -1, ink.defect, "bad")):
         counts, _ = np.histogram(odds[which], edges)
         axes.bar(middles, sign * counts, width=width, color=colour)
         if which.any():
-            y, align = (0.95, "top") if sign > 0 else (0.05, "bottom")
-            axes.text(0.01, y, f"{name} pictures", transform=axes.transAxes, color=ink.muted, va=align, fontsize=9)
+            names.append((sign, f"{name}\npictures"))
     top = max(np.abs(axes.get_ylim()))
-    axes.set_ylim(-top * 1.15, top * 1.15)
+    # Above the bars there is room for the threshold's name.
+    axes.set_ylim(-top * 1.1, top * 1.4)
     axes.axhline(0, color=ink.line, linewidth=1)
     axes.axvline(cut, color=ink.text, linewidth=1.2)
     right = cut > (low + high) / 2
     axes.text(
         cut,
-        top * 1.08,
+        top * 1.38,
         f" threshold {threshold:.3g} ",
         color=ink.text,
         ha="right" if right else "left",
@@ -82,7 +83,7 @@ def score_chart(scores: Floats, bad: Bools, threshold: float, ink: Ink) -> bytes
     ticks = [value for value in (0.001, 0.01, 0.05, 0.2, 0.5, 0.8, 0.95, 0.99, 0.999) if low <= logit(value) <= high]
     axes.set_xticks([logit(value) for value in ticks], [f"{value:g}" for value in ticks])
     axes.set_xlim(low, high)
-    axes.set_yticks([])
+    axes.set_yticks([sign * top / 2 for sign, _ in names], [text for _, text in names], fontsize=9)
     axes.grid(visible=False)
     axes.set_xlabel("score: from surely good (left) to surely bad (right)")
     return _png(figure)

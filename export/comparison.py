@@ -155,11 +155,13 @@ def _surely_lost(
 
 
 def verdict(item: Scored, task: Task, thresholds: Thresholds) -> str:
-    """What the station would say of a picture: ok, ng or not sure, and of a classifier the class."""
-    outcome = "ok" if passes(item, thresholds) else "not ok"
+    """What the station would do with a picture, and of a classifier the class."""
+    outcome = "passed as ok" if passes(item, thresholds) else "rejected"
     if task.kind != "classify" or not item.class_scores:
         return outcome
-    return f"{task.labels[int(np.argmax(item.class_scores))]}, {outcome}"
+    named = f"named {task.labels[int(np.argmax(item.class_scores))]}"
+    # Where every class is a kind of defect, nothing passes.
+    return named if task.good is None else f"{named}, {outcome}"
 
 
 def losses(comparison: Comparison, metric_limit: float = METRIC_LIMIT, flip_limit: float = FLIP_LIMIT) -> list[str]:

@@ -189,7 +189,9 @@ def _thresholds(
         return Thresholds(default=0.5, chosen_on=text), [text]
     choice = choose_for(scored, task, manifest, rule)
     text = f"{len(scored)} held-out pictures, {choice.text}"
-    return Thresholds(default=choice.threshold, chosen_on=text), list(choice.warnings)
+    # The page speaks of the test pictures: these are about other ones.
+    warnings = [f"threshold, chosen on held-out pictures: {warning}" for warning in choice.warnings]
+    return Thresholds(default=choice.threshold, chosen_on=text), warnings
 
 
 def _of_the_data(dataset: Dataset) -> list[str]:

@@ -23,6 +23,7 @@ h2 { font-size: 19px; margin: 52px 0 6px; padding-top: 14px; border-top: 1px sol
   letter-spacing: -.005em; }
 h3 { font-size: 15px; margin: 26px 0 6px; }
 p { margin: 6px 0 12px; max-width: 74ch; }
+ul { margin: 6px 0 12px; padding-left: 20px; max-width: 78ch; } li { margin: 4px 0; overflow-wrap: anywhere; }
 .muted, figcaption, .small { color: var(--muted); }
 .small, figcaption { font-size: 13px; line-height: 1.4; }
 nav { margin: 14px 0 0; font-size: 13px; color: var(--muted); }
@@ -113,6 +114,12 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], chosen: int | None
 def definitions(rows: Iterable[tuple[str, str]]) -> str:
     """Names with their values."""
     return "<dl>" + "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in rows) + "</dl>"
+
+
+def listed(items: Iterable[str]) -> str:
+    """Plain sentences, one below the other; nothing when there are none."""
+    lines = "".join(f"<li>{escape(item)}</li>" for item in items)
+    return f"<ul>{lines}</ul>" if lines else ""
 
 
 def folded(title: str, content: str) -> str:

@@ -15,9 +15,10 @@ from export.charts import DARK, LIGHT, Ink, precision_recall_chart, roc_chart, s
 from export.comparison import Comparison, doubts, losses, verdict
 from export.dataset import SPLITS, Dataset, Sample
 from export.evaluate import Scored, corners, match
-from export.evaluation import FIGURE_NAMES, Evaluation, picture_score, score_floor
+from export.evaluation import ALL, FIGURE_NAMES, Evaluation, picture_score, score_floor
 from export.metrics import Interval, clopper_pearson
 from export.page import escape
+from export.summary import counted
 from export.thresholds import Counts, options, percent
 from export.thumbnails import close_up, side_by_side
 from station.judge import above_threshold
@@ -35,6 +36,11 @@ MOST_MISTAKES = 12
 MOST_CLOSE_UPS = 18
 MOST_FLIPS = 8
 MOST_GROUPS = 15
+WEAKEST_LAYERS = 8
+ENOUGH_PICTURES = 300
+"""With so many, none of them wrong, the 95 % interval of the mistakes ends at about 1 %."""
+
+WEAK_RECALL = 0.95
 LOW_SQNR_DB = 15.0
 """Below this the noise of a layer is a fifth of its signal: the first place to look when int8 loses."""
 
@@ -146,6 +152,7 @@ def _body(report: Report, pictures: dict[str, bytes]) -> str:
         ("threshold", "Threshold", _threshold(report, pictures)),
         ("curves", "Curves", _curves(report, pictures)),
         ("mistakes", "Worst mistakes", _mistakes(report, pictures)),
+        ("next", "What to do next", _next(report)),
         ("groups", "Groups", _groups(report)),
         ("quantization", "Float against int8", _quantization(report, pictures)),
         ("folds", "Cross-validation", _folds(report)),
@@ -163,9 +170,10 @@ def _body(report: Report, pictures: dict[str, bytes]) -> str:
 def _head(report: Report) -> str:
     manifest, dataset = report.manifest, report.dataset
     kinds = {"detect": "finds and boxes defects", "classify": "names the class", "anomaly": "knows good parts only"}
+    split = "" if report.split == ALL else f"{report.split} "
     line = (
         f"{manifest.task}: {kinds[manifest.task]} · made {manifest.created_at:%Y-%m-%d %H:%M} UTC · "
-        f"measured on {report.evaluation.pictures} pictures ({report.split}) of {dataset.root.name}"
+        f"measured on {counted(report.evaluation.pictures, f'{split}picture')} of {dataset.root.name}"
     )
     return f"<h1>{escape(manifest.name)} <span class='muted'>{escape(manifest.version)}</span></h1>" + page.paragraph(
         line, "muted"
@@ -243,7 +251,10 @@ def _figure(value: float) -> str:
 
 
 def _range(interval: Interval | None) -> str:
-    return "" if interval is None else f"{interval.low:.3f} to {interval.high:.3f}"
+    # Resampled pictures without a mistake never show one: no width does not mean that the figure is certain.
+    if interval is None or interval.low == interval.high:
+        return ""
+    return f"{interval.low:.3f} to {interval.high:.3f}"
 
 
 def _classes(report: Report) -> str:
@@ -365,7 +376,9 @@ def _threshold(report: Report, pictures: dict[str, bytes]) -> str:
             )
         )
         rows, chosen = _trade_offs(scores, result, floor)
-        if rows:
+        if len(rows) == 1:
+            parts.append(page.paragraph("No other threshold would have judged these pictures better.", "small"))
+        elif rows:
             parts.append(
                 page.paragraph(
                     "What other thresholds would have done on these pictures. Choose another one with station-export "
@@ -454,9 +467,9 @@ def _mistakes(report: Report, pictures: dict[str, bytes]) -> str:
         shown = result.wrong[:MOST_MISTAKES]
         parts.append(
             page.paragraph(
-                f"{len(result.wrong)} of {result.pictures} pictures are judged wrongly; the surest mistakes come "
-                "first. Left: the picture, labelled defects outlined in white. Right: where the model looks, and its "
-                "boxes.",
+                f"{len(result.wrong)} of {result.pictures} pictures are {_wrong_how(result)}; the surest mistakes come "
+                "first. Left: the picture, labelled defects outlined in white where masks or boxes show them. Right: "
+                f"where the model looks, and its boxes. Parts are rejected from a score of {result.threshold:.3g}.",
                 "small",
             )
         )
@@ -468,10 +481,16 @@ def _mistakes(report: Report, pictures: dict[str, bytes]) -> str:
     return "".join(parts)
 
 
+def _wrong_how(result: Evaluation) -> str:
+    rejected = "rejected though good, or passed though bad" if result.counts is not None else ""
+    misnamed = "given a wrong class" if result.task.kind == "classify" else ""
+    return ", or ".join(way for way in (rejected, misnamed) if way) or "judged wrongly"
+
+
 def _said(report: Report, number: int) -> str:
     item = report.scored[number]
     said = verdict(item, report.evaluation.task, report.manifest.thresholds)
-    return f"{_labelled(report, number)} · judged {said} · score {item.score:.3f}"
+    return f"{_labelled(report, number)} · {said} · score {item.score:.3f}"
 
 
 def _labelled(report: Report, number: int) -> str:
@@ -561,6 +580,40 @@ def _unfound(kept: Sequence[Defect], right: Any, item: Scored, labels: tuple[str
     return left
 
 
+def _next(report: Report) -> str:
+    """What a person who trains for the first time does with these figures."""
+    result, manifest = report.evaluation, report.manifest
+    steps = []
+    if result.wrong:
+        steps.append(
+            "Look at the worst mistakes. Correct labels that are wrong; take more pictures of what is missed, and of "
+            "good parts like those that are rejected; train again."
+        )
+    elif result.pictures < ENOUGH_PICTURES:
+        steps.append(
+            f"Nothing was judged wrongly, but {counted(result.pictures, 'picture')} cannot show much: the intervals "
+            "above say how much. Take more, of other parts on other days, and measure with station-export evaluate."
+        )
+    tested = [one for one in result.classes if one.pictures and result.task.kind == "classify"]
+    weakest = min(tested, key=lambda one: one.recall, default=None)
+    if weakest is not None and weakest.recall < WEAK_RECALL:
+        steps.append(
+            f"{weakest.label} is recognized worst, {percent(weakest.recall)} of "
+            f"{counted(weakest.pictures, 'picture')}: more training pictures of it help most."
+        )
+    if result.counts is not None and result.counts.good:
+        steps.append(
+            "Are too many good parts rejected, or too many bad ones missed? station-export threshold chooses another "
+            "threshold in seconds, without training again."
+        )
+    name = f"{manifest.name}.bundle"
+    steps += [
+        f"Try it on single pictures: station inspect PICTURES --bundle {name} --out marked",
+        f'Use it: bundle = "{name}" in the table [model] of station.toml.',
+    ]
+    return page.listed(steps)
+
+
 def _groups(report: Report) -> str:
     result = report.evaluation
     if result.groups >= result.pictures or result.groups < 2:  # noqa: PLR2004
@@ -598,7 +651,8 @@ def _quantization(report: Report, pictures: dict[str, bytes]) -> str:
         page.table(["figure", "float", "int8", "change"], rows),
         page.paragraph(
             f"{len(comparison.flips)} of {comparison.after.pictures} verdicts or classes change "
-            f"({percent(comparison.flip_share)}); 95 % of the scores move by less than {comparison.score_shift:.3f}."
+            f"({percent(comparison.flip_share)}); 95 % of the scores move by less than "
+            f"{max(comparison.score_shift, 0.001):.3f}."
         ),
     ]
     if comparison.flips:
@@ -624,7 +678,7 @@ def _layers(comparison: Comparison) -> str:
     low = sum(one.sqnr_db < LOW_SQNR_DB for one in worst)
     text = (
         "Signal over quantization noise of each layer's output, the weakest first; 20 dB is an error of a tenth of the "
-        f"signal. {low} of {len(worst)} layers are below {LOW_SQNR_DB:g} dB."
+        f"signal. {low} of {len(worst)} layers are below {LOW_SQNR_DB:g} dB. A weak layer matters where a figure falls."
     )
 
     def rows(layers: Sequence[Any]) -> list[tuple[str, ...]]:
@@ -642,8 +696,12 @@ def _layers(comparison: Comparison) -> str:
     return (
         "<h3>Layer by layer</h3>"
         + page.paragraph(text, "small")
-        + page.table(head, rows(worst[:8]))
-        + page.folded(f"All {len(worst)} in the order of the graph", page.table(head, rows(comparison.layers)))
+        + page.table(head, rows(worst[:WEAKEST_LAYERS]))
+        + (
+            page.folded(f"All {len(worst)} in the order of the graph", page.table(head, rows(comparison.layers)))
+            if len(worst) > WEAKEST_LAYERS
+            else ""
+        )
     )
 
 
@@ -679,15 +737,17 @@ def _others(report: Report) -> str:
         (
             model,
             *(f"{values[name]:.3f}" if name in values else "–" for name in names),
-            f"{values['minutes']:.1f}" if "minutes" in values else "–",
+            f"{values['minutes']:.1f}{', cut short' if values.get('cut_short') else ''}"
+            if "minutes" in values
+            else "–",
         )
         for model, values in models.items()
     ]
     text = (
         "Networks that textbooks start from: two or three convolutions on small squares, trained on the same pictures "
-        "in a small share of the time, until the validation pictures were told apart no better, and tested on the same "
-        "pictures. Where they come close, these pictures are easy to tell apart. Where one of them is better, "
-        "something went wrong in the training of this model: look at the worst mistakes, and give it more minutes."
+        "until the validation pictures were told apart no better, or cut short when their small share of the time was "
+        "up, and tested on the same pictures. Where they come close, these pictures are easy to tell apart. Where one "
+        "of them is better, this model's training went wrong: look at the worst mistakes, and give it more minutes."
     )
     head = ["model", *(FIGURE_NAMES.get(name, name) for name in names), "minutes to train"]
     return page.paragraph(text, "small") + page.table(head, rows, chosen=0)

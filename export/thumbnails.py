@@ -11,7 +11,7 @@ from station.annotate import annotate
 from station.messages import Defect, Pixels, Scores
 
 EDGE_PX = 260
-GAP_PX = 4
+GAP_PX = 6
 CROP_PX = 120
 
 _WHITE, _BLACK = (255, 255, 255), (0, 0, 0)
@@ -88,7 +88,10 @@ def _frame(picture: Pixels, corners: npt.NDArray[np.int64], *, light: bool) -> N
 
 def _joined(left: Pixels, right: Pixels) -> Pixels:
     across = left.shape[1] <= left.shape[0] * 2
-    gap = np.full((left.shape[0], GAP_PX, 3) if across else (GAP_PX, left.shape[1], 3), 128, np.uint8)
+    # White between black: it shows beside any picture.
+    gap = np.full((left.shape[0], GAP_PX, 3) if across else (GAP_PX, left.shape[1], 3), 255, np.uint8)
+    edges = gap if not across else gap.swapaxes(0, 1)
+    edges[[0, -1]] = 0
     return np.concatenate([left, gap, right], axis=1 if across else 0)
 
 

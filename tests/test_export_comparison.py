@@ -40,7 +40,9 @@ def test_the_same_scores_lose_nothing() -> None:
 def test_what_few_pictures_cannot_show_is_a_doubt_and_what_many_show_is_a_loss() -> None:
     before = judged(TRUTHS, CHANCES)
     one = compare(before, judged(TRUTHS, changed(5)), CLASSES, HALF)
-    assert [(flip.number, flip.before, flip.after) for flip in one.flips] == [(5, "crack, not ok", "good, ok")]
+    assert [(flip.number, flip.before, flip.after) for flip in one.flips] == [
+        (5, "named crack, rejected", "named good, passed as ok")
+    ]
     assert losses(one) == []
     few = judged(TRUTHS[96:104], CHANCES[96:104])
     alone = compare(few, judged(TRUTHS[96:104], changed(96)[96:104]), CLASSES, HALF)

@@ -85,7 +85,7 @@ def report_on(dataset: Dataset, manifest: Manifest, samples: Sequence[Sample]) -
         ),
         comparison=compare(before, scored, task, thresholds, layers),
         folds=[{"accuracy": 0.9, "auroc": 0.95}, {"accuracy": 0.8, "auroc": 0.85}],
-        others={"plain-a": {"accuracy": 0.7, "macro_f1": 0.6}},
+        others={"plain-a": {"accuracy": 0.7, "macro_f1": 0.6, "minutes": 0.43, "cut_short": 1.0}},
         warnings=["these pictures are <few>"],
         configuration={"epochs": 3, "widths": {"stem": 32}},
         further={"validation_int8": {"accuracy": 0.5}},
@@ -142,7 +142,11 @@ def test_a_report_says_it_in_words(folder: Path, manifest: Manifest, tmp_path: P
     assert "these pictures are &lt;few&gt;" in plain
     assert re.search(r"accuracy falls|verdicts? change", plain)
     assert "± standard deviation" in plain
-    assert "plain-a" in plain
+    assert "plain-a (float)" in plain
+    assert "0.4, cut short" in plain
+    assert "passed as ok" in plain
+    assert "scratch &lt;deep&gt; is recognized worst, 91.7 % of 12 pictures" in plain
+    assert "station inspect PICTURES --bundle tiles.bundle --out marked" in plain
     assert "1 of 2 layers are below 15 dB" in plain
     assert "widths.stem" in plain
 
@@ -171,4 +175,6 @@ def test_a_perfect_model_has_no_mistakes_to_show(folder: Path, manifest: Manifes
     text = write_report(tmp_path, report).read_text(encoding="utf-8")
     assert "None of the 40 pictures is judged wrongly." in text
     assert "None of 29 good parts was rejected." in text
+    assert "Nothing was judged wrongly, but 40 pictures cannot show much" in text
+    assert "No other threshold would have judged these pictures better." in text
     assert not re.search('id="(quantization|folds|others)"', text)

@@ -1,6 +1,7 @@
 """The task `classify`: what its options mean, and the way from class folders to a bundle."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -29,8 +30,15 @@ from station.whole_file import write_whole
 
 KNOBS = "knobs.json"
 
-TEXTBOOK: Mapping[str, Any] = {"weight_decay": 0.0, "dropout": 0.0, "smoothing": 0.0, "patience": 10}
+TEXTBOOK: Mapping[str, Any] = {"weight_decay": 0.0, "dropout": 0.0, "smoothing": 0.0}
 """Of the plain networks, where nothing else is asked for: Adam on the cross-entropy, and early stopping."""
+
+PLAIN_STEPS = 2000
+"""They train for so many steps at least: with few pictures, epochs are short, and weights that start at random are
+still far from anything after forty of them."""
+
+PATIENT_SHARE = 0.25
+"""Of the epochs: when so many have brought nothing, a plain network has learnt what it can."""
 
 
 def train(request: Request) -> Path:
@@ -115,7 +123,7 @@ def knobs_of(request: Request) -> ClassifierKnobs:
     rate: float | None = given.get("rate")
     usual = defaults.deep_rate if preset == "lite0" else defaults.plain_rate
     factor = rate / usual if rate else 1.0
-    changes: dict[str, Any] = {} if preset == "lite0" else dict(TEXTBOOK)
+    changes: dict[str, Any] = {} if preset == "lite0" else _textbook(len(request.dataset.splits["train"]), defaults)
     changes |= {
         name: given[name] for name in ("optimizer", "weight_decay", "dropout", "patience", "views") if name in given
     }
@@ -138,6 +146,11 @@ def knobs_of(request: Request) -> ClassifierKnobs:
         channels=3 if colour else 1,
         **changes,
     )
+
+
+def _textbook(pictures: int, defaults: ClassifierKnobs) -> dict[str, Any]:
+    epochs = max(defaults.plain_epochs, math.ceil(PLAIN_STEPS * defaults.batch / pictures))
+    return {**TEXTBOOK, "plain_epochs": epochs, "patience": math.ceil(PATIENT_SHARE * epochs)}
 
 
 def _plain_knobs(request: Request, preset: Preset) -> ClassifierKnobs:
