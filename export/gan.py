@@ -3,11 +3,11 @@
 Two presets. `textbook`: generator and discriminator each of two convolutional layers and one dense layer, as the first
 convolutional ones (Goodfellow et al., NeurIPS 2014; Radford et al., ICLR 2016); it draws patches of one size, strength
 and difference at each pixel. `default`: five defects do not tell how defects are formed, so it is given the bent shape
-of a real one and the good surface, and paints only what the shape looks like there (after Isola et al., CVPR 2017). It
-is convolutional throughout and paints a defect of any size at the picture's own resolution. The discriminator sees
-picture and shape together. Spectral normalization (Miyato et al., ICLR 2018), hinge loss and the class by projection
-(Miyato & Koyama, ICLR 2018), and the same random augmentation of real and drawn patches (Zhao et al., NeurIPS 2020),
-without which a discriminator learns some ten patches by heart.
+of a real one, a sketch of it in three tones and the good surface, and paints only what it looks like there (after Isola
+et al., CVPR 2017). It is convolutional throughout and paints a defect of any size at the picture's own resolution. The
+discriminator sees picture and shape together. Spectral normalization (Miyato et al., ICLR 2018), hinge loss and the
+class by projection (Miyato & Koyama, ICLR 2018), and the same random augmentation of real and drawn patches (Zhao et
+al., NeurIPS 2020), without which a discriminator learns some ten patches by heart.
 
 Everything is Keras 3 with `keras.ops`: the same code runs on each of its backends.
 """
@@ -133,9 +133,9 @@ def build_generator(preset: GanPreset, classes: int, channels: int) -> keras.Mod
 
     Returns:
         A model from `[n, LATENT]`, `[n, classes]` (one-hot) and the ground `[n, 64, 64, channels]` in 0..1 to
-        alpha `[n, 64, 64, 1]` in 0..1 and difference `[n, 64, 64, channels]`. The default takes as fourth and fifth
-        the strength `[n, h, w, 1]` and noise of the same shape, any h and w that are multiples of `MULTIPLE_PX`, and
-        gives the strength back as alpha.
+        alpha `[n, 64, 64, 1]` in 0..1 and difference `[n, 64, 64, channels]`. The default takes as fourth to sixth the
+        strength `[n, h, w, 1]`, the sketch and noise of the same shape, any h and w that are multiples of
+        `MULTIPLE_PX`, and gives the strength back as alpha.
     """
     noise = keras.Input((LATENT,), name="noise")
     kind = keras.Input((classes,), name="kind")
@@ -152,6 +152,7 @@ def build_generator(preset: GanPreset, classes: int, channels: int) -> keras.Mod
         return keras.Model([noise, kind, ground], [alpha, layers.Activation("tanh")(drawn[..., 1:])], name="generator")
     ground = keras.Input((None, None, channels), name="ground")
     strength = keras.Input((None, None, 1), name="strength")
+    drawing = keras.Input((None, None, 1), name="sketch")
     grain = keras.Input((None, None, 1), name="grain")
 
     def block(x: Any, width: int) -> Any:
@@ -162,7 +163,7 @@ def build_generator(preset: GanPreset, classes: int, channels: int) -> keras.Mod
         return layers.LeakyReLU(0.2)(x * (1 + 0.3 * scale) + 0.3 * offset)
 
     # Grey values around their middle, as the first layer's weights are.
-    x = layers.Concatenate()([layers.Rescaling(2.0, -1.0)(ground), strength, grain])
+    x = layers.Concatenate()([layers.Rescaling(2.0, -1.0)(ground), strength, drawing, grain])
     skips = []
     for width in GENERATOR_WIDTHS[:-1]:
         x = block(x, width)
@@ -177,7 +178,7 @@ def build_generator(preset: GanPreset, classes: int, channels: int) -> keras.Mod
     difference = layers.Rescaling(LARGEST_DIFFERENCE)(layers.Activation("tanh")(drawn))
     # An input cannot be an output of a model that stands in another one.
     alpha = layers.Activation("linear", name="alpha")(strength)
-    return keras.Model([noise, kind, ground, strength, grain], [alpha, difference], name="generator")
+    return keras.Model([noise, kind, ground, strength, drawing, grain], [alpha, difference], name="generator")
 
 
 def build_critic(preset: GanPreset, classes: int, channels: int, seed: int) -> keras.Model:
@@ -221,7 +222,7 @@ def join(preset: GanPreset, generator: keras.Model, critic: keras.Model, classes
     def inputs(name: str) -> list[Any]:
         shapes = {"noise": (LATENT,), "kind": (classes,), "ground": (PATCH_PX, PATCH_PX, channels)}
         if preset == "default":
-            shapes |= {"strength": (PATCH_PX, PATCH_PX, 1), "grain": (PATCH_PX, PATCH_PX, 1)}
+            shapes |= dict.fromkeys(("strength", "sketch", "grain"), (PATCH_PX, PATCH_PX, 1))
         return [keras.Input(shape, name=f"{name}_{key}") for key, shape in shapes.items()]
 
     def painted(of: list[Any]) -> Any:

@@ -27,12 +27,11 @@ from export.checkpoint import restore, save
 from export.dataset import DatasetError
 from export.gan import LATENT, MULTIPLE_PX, GanPreset, build_critic, build_generator, join
 from export.synthesis.blending import VISIBLE, Draw, Drawn, Paint, Variation, bent, faded, place
-from export.synthesis.patches import PATCH_PX, Floats, Marked, Mask, Patch, cut, paint_over, soften
+from export.synthesis.patches import PATCH_PX, Floats, Marked, Mask, Patch, cut, paint_over, sketch, soften
 from export.synthesis.plain import turned
 from export.synthesis.quality import COLLAPSED_BELOW, Eye, diversity
 from station.messages import Pixels
 
-CHECKPOINT = "gan.npz"
 SAY_EVERY_S = 10.0
 LOOKED_AT = 32
 """Patches of each class that are drawn to see whether all of them are the same."""
@@ -72,11 +71,16 @@ class GanKnobs:
     seed: int = 0
 
 
+def checkpoint_of(knobs: GanKnobs) -> str:
+    """Name of the file that a training is kept in: another seed must begin anew, not go on where one collapsed."""
+    return f"gan-{knobs.preset}-{knobs.seed}.npz"
+
+
 class CollapsedError(DatasetError):
     """The generator draws nearly the same patch whatever the random numbers are."""
 
 
-Field = TypeVar("Field", Pixels, Mask)
+Field = TypeVar("Field", Pixels, Mask, Floats)
 Say = Callable[[str], None]
 Look = Callable[[int, Floats], None]
 
@@ -154,7 +158,7 @@ class GanTraining:
         knobs = self._knobs
         networks = self._networks()
         kept = [networks.generator, networks.averaged, networks.critic]
-        path = self._folder / CHECKPOINT if self._folder else None
+        path = self._folder / checkpoint_of(knobs) if self._folder else None
         _, first, spent_s = restore(path, kept) if path else (0, 0, 0.0)
         if first:
             self._say(f"goes on at step {first}")
@@ -253,16 +257,19 @@ class GanTraining:
         chosen = self._rng.integers(len(self._classes), size=self._knobs.batch)
         if self._knobs.preset == "textbook":
             return [*self._told(chosen), np.stack([self._ground(int(index)) for index in chosen])]
-        strengths, grounds = [], []
+        strengths, sketches, grounds = [], [], []
         for index in chosen:
             while True:
                 window = self._window(int(index), self._rng)
-                shape = bent(window.mask, Variation().bend_px, self._rng)
-                if (shape >= VISIBLE).any():
+                both = np.concatenate([window.mask, window.sketch], axis=-1)
+                both = bent(both, Variation().bend_px, self._rng)
+                if (both[..., 0] >= VISIBLE).any():
                     break
             grounds.append(self._good_window(window))
-            strengths.append(soften(shape))
-        return [*self._told(chosen), np.stack(grounds), np.stack(strengths), self._grain(self._knobs.batch)]
+            strengths.append(soften(both[..., :1]))
+            sketches.append(both[..., 1:])
+        fields = [np.stack(each) for each in (grounds, strengths, sketches)]
+        return [*self._told(chosen), *fields, self._grain(self._knobs.batch)]
 
     def _told(self, chosen: npt.NDArray[np.int64]) -> tuple[Floats, Floats]:
         noise = self._rng.standard_normal((len(chosen), LATENT)).astype(np.float32)
@@ -303,8 +310,9 @@ class GanTraining:
             windows = [self._window(int(index), self._rng) for index in chosen]
             strength = np.stack([soften(window.mask) for window in windows])
             ground = np.stack([window.ground for window in windows])
+            drawn = np.stack([window.sketch for window in windows])
             real = ground + strength * (np.stack([window.pixels for window in windows]) - ground)
-            return np.concatenate([real, strength], axis=-1), [*told, ground, strength, self._grain(batch)]
+            return np.concatenate([real, strength], axis=-1), [*told, ground, strength, drawn, self._grain(batch)]
         rows = []
         rim = faded(PATCH_PX)
         for index in chosen:
@@ -326,7 +334,7 @@ class GanTraining:
                 windows = [self._window(index, rng) for _ in range(LOOKED_AT)]
                 real = np.stack([window.pixels for window in windows])
                 draw = painting(averaged, index, len(self._classes))
-                drawn = np.stack([_painted(draw, self._good_window(window), window.mask, rng) for window in windows])
+                drawn = np.stack([_painted(draw, self._good_window(window), window, rng) for window in windows])
             shares.append(diversity(eye, real, drawn))
             shown.append(drawn[:8])
         if self._look is not None:
@@ -358,18 +366,18 @@ def painting(generator: keras.Model, index: int, classes: int) -> Paint:
     """The default generator as a way to paint shapes of one class of defects."""
     kind = np.eye(classes, dtype=np.float32)[index][None]
 
-    def paint(ground: Floats, strength: Floats, rng: np.random.Generator) -> Floats:
+    def paint(ground: Floats, strength: Floats, drawn: Floats, rng: np.random.Generator) -> Floats:
         at = np.nonzero(strength[..., 0])
         rows, columns = (_span(places, length) for places, length in zip(at, strength.shape[:2], strict=True))
-        seen, shape = ground[rows, columns], strength[rows, columns]
+        seen, shape, lines = (field[rows, columns] for field in (ground, strength, drawn))
         # To multiples, as the network halves and doubles.
         more = [(0, -length % MULTIPLE_PX) for length in shape.shape[:2]]
         noise = rng.standard_normal((1, LATENT)).astype(np.float32)
         seen = np.pad(seen, (*more, (0, 0)), mode="symmetric")
-        shape = np.pad(shape, (*more, (0, 0)))
+        shape, lines = np.pad(shape, (*more, (0, 0))), np.pad(lines, (*more, (0, 0)))
         grain = rng.standard_normal((1, *shape.shape)).astype(np.float32)
         # Called, not predicted with: for each size of picture that would be compiled anew.
-        _, painted = generator([noise, kind, seen[None], shape[None], grain], training=False)
+        _, painted = generator([noise, kind, seen[None], shape[None], lines[None], grain], training=False)
         difference = np.zeros_like(ground)
         inside = difference[rows, columns]
         inside[:] = ops.convert_to_numpy(painted)[0, : inside.shape[0], : inside.shape[1]]
@@ -385,12 +393,14 @@ class _Window:
     Attributes:
         pixels, ground: `[64, 64, channels]` in 0..1, with the defect and without.
         mask: `[64, 64, 1]`, 0 or 1.
+        sketch: `[64, 64, 1]`, −1, 0 or 1.
         place: where it lies in its picture, down and across; 0: at the first edge, 1: at the other.
     """
 
     pixels: Floats
     ground: Floats
     mask: Floats
+    sketch: Floats
     place: tuple[float, float]
 
 
@@ -401,17 +411,21 @@ class _Sight:
     Attributes:
         pixels, ground: `[height, width]` or `[height, width, 3]`, with the defect and without.
         mask: `[height, width]`.
+        sketch: `[height, width, 1]`.
     """
 
     pixels: Pixels
     ground: Pixels
     mask: Mask
+    sketch: Floats
 
     @classmethod
     def of(cls, marked: Marked) -> "_Sight":
         """Of a picture as it is stored."""
         ground = paint_over(marked.pixels, marked.mask)
-        return cls(_at_least_a_window(marked.pixels), _at_least_a_window(ground), _at_least_a_window(marked.mask))
+        drawn = sketch(_scaled(marked.pixels) - _scaled(ground), marked.mask.astype(np.float32)[..., None])
+        wide = _at_least_a_window
+        return cls(wide(marked.pixels), wide(ground), wide(marked.mask), wide(drawn))
 
     def window(self, rng: np.random.Generator) -> _Window:
         """One around any pixel of the defect."""
@@ -423,12 +437,13 @@ class _Sight:
         rows, columns = slice(top, top + PATCH_PX), slice(left, left + PATCH_PX)
         mask = self.mask[rows, columns].astype(np.float32)[..., None]
         fields = [_scaled(self.pixels[rows, columns]), _scaled(self.ground[rows, columns]), mask]
+        fields.append(self.sketch[rows, columns])
         for axis in (0, 1):
             if rng.random() < 0.5:  # noqa: PLR2004
                 fields = [np.flip(field, axis) for field in fields]
                 share[axis] = 1 - share[axis]
-        pixels, ground, shape = map(np.ascontiguousarray, fields)
-        return _Window(pixels, ground, shape, (share[0], share[1]))
+        pixels, ground, shape, drawn = map(np.ascontiguousarray, fields)
+        return _Window(pixels, ground, shape, drawn, (share[0], share[1]))
 
 
 def _scaled(pixels: Pixels) -> Floats:
@@ -451,9 +466,9 @@ def _span(places: npt.NDArray[np.int64], length: int) -> slice:
     return slice(first, min(max(last, first + PATCH_PX), length))
 
 
-def _painted(paint: Paint, ground: Floats, mask: Floats, rng: np.random.Generator) -> Floats:
-    strength = soften(mask)
-    return np.asarray(np.clip(ground + strength * paint(ground, strength, rng), 0, 1), np.float32)
+def _painted(paint: Paint, ground: Floats, window: _Window, rng: np.random.Generator) -> Floats:
+    strength = soften(window.mask)
+    return np.asarray(np.clip(ground + strength * paint(ground, strength, window.sketch, rng), 0, 1), np.float32)
 
 
 def _repainted(real: Any, painted: Any) -> Any:

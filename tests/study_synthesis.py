@@ -12,6 +12,10 @@ since the pictures of one tile agree.
 
 A second table is of a detector that came later, chosen on other seeds: each picture with a defect weighs the same in
 it, however large its defect is.
+
+    PYTHONPATH=. python tests/study_synthesis.py DEEPPCB OUT --board-defect copper
+
+The same for one kind of defect of circuit boards, on crops that are cut once (see board_crops.py).
 """
 
 import argparse
@@ -26,10 +30,12 @@ import matplotlib as mpl
 import numpy as np
 
 mpl.use("Agg")
+from board_crops import write_crops
 from matplotlib import pyplot as plt
 
 from export.dataset import read_dataset
 from export.gan import GanPreset
+from export.layouts.deeppcb import BOARD_LABELS
 from export.samples import Dataset, DatasetError, Sample
 from export.synthesis.make import Made, Material, Order, gather, make
 from export.synthesis.methods import Method
@@ -70,6 +76,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--gan-steps", type=int, default=500)
     parser.add_argument("--first-seed", type=int, default=0, help="others than the reported ones, to try something")
+    parser.add_argument("--board-defect", choices=BOARD_LABELS, help="of DeepPCB, instead of tiles")
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--report-only", action="store_true")
     asked = parser.parse_args()
@@ -77,8 +84,9 @@ def main() -> None:
         study = Study(asked)
         for seed in range(asked.first_seed, asked.first_seed + asked.seeds):
             study.run(seed, asked.arms)
+    rare = (asked.board_defect,) if asked.board_defect else RARE
     for detector in DETECTORS:
-        report(asked.out, f"{asked.parts}{detector}", range(asked.first_seed, asked.first_seed + asked.seeds))
+        report(asked.out, f"{asked.parts}{detector}", range(asked.first_seed, asked.first_seed + asked.seeds), rare)
 
 
 class Study:
@@ -86,8 +94,10 @@ class Study:
 
     def __init__(self, asked: argparse.Namespace) -> None:
         self._asked = asked
-        self._dataset = read_dataset(asked.data)
-        self._classes = [self._dataset.labels.index(name) for name in RARE]
+        defect = asked.board_defect
+        data = write_crops(asked.data, defect, asked.out / f"crops-{defect}") if defect else asked.data
+        self._dataset = read_dataset(data)
+        self._classes = [self._dataset.labels.index(name) for name in ((defect,) if defect else RARE)]
         self._seen: dict[str, Seen] = {}
         self._probe: Probe | None = None
 
@@ -125,7 +135,7 @@ class Study:
                 figures = {"calibration": scored(calibration), "good": scored(good_test), "rare": scored(rare_test)}
                 write_whole(self._cell(detector, arm, seed), json.dumps(figures).encode())
                 recall, rejected = outcome(figures)
-                told = f"seed {seed}, {arm}{detector}: finds {recall:.3f}, rejects {rejected:.3f} of other good tiles"
+                told = f"seed {seed}, {arm}{detector}: finds {recall:.3f}, rejects {rejected:.3f} of other good ones"
                 print(told, flush=True)
 
     def _cell(self, detector: str, arm: str, seed: int) -> Path:
@@ -204,7 +214,7 @@ def outcome(figures: dict[str, Any]) -> tuple[float, float]:
     return float(found), float(rejected)
 
 
-def report(out: Path, table: str, seeds: Sequence[int]) -> None:
+def report(out: Path, table: str, seeds: Sequence[int], rare: Sequence[str]) -> None:
     """Table, figures and plot of the cells that are there; ways without all seeds are named."""
     tables: dict[str, list[dict[str, Any]]] = {}
     for arm in ARMS:
@@ -227,7 +237,7 @@ def report(out: Path, table: str, seeds: Sequence[int]) -> None:
         mine = np.array([draw[index] for draw in draws])
         base = np.array([draw[list(tables).index(BASE)] for draw in draws])
         gain = float(np.mean(recalls) - np.mean([outcome(one)[0] for one in tables[BASE]]))
-        by_class = {name: float(np.mean([_of_class(one, name) for one in cells])) for name in RARE}
+        by_class = {name: float(np.mean([_of_class(one, name) for one in cells])) for name in rare}
         rows.append(
             {
                 "way": arm,
@@ -240,18 +250,18 @@ def report(out: Path, table: str, seeds: Sequence[int]) -> None:
             }
         )
     print(f"\ncells-{table}, {len(seeds)} seeds; 95 % intervals over {DRAWS} draws of parts")
-    print("| way | found | 95 % | gain over classical | 95 % | good rejected | Break | Crack | Fray |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    print(f"| way | found | 95 % | gain over classical | 95 % | good rejected | {' | '.join(rare)} |")
+    print("|---|---|---|---|---|---|" + "---|" * len(rare))
     for row in rows:
         low, high = row["interval"]
         gain_low, gain_high = row["gain_interval"]
-        classes = " | ".join(f"{row['by_class'][name]:.2f}" for name in RARE)
+        classes = " | ".join(f"{row['by_class'][name]:.2f}" for name in rare)
         print(
             f"| {row['way']} | {row['recall']:.3f} | {low:.3f} to {high:.3f} | {100 * row['gain']:+.1f} | "
             f"{100 * gain_low:+.1f} to {100 * gain_high:+.1f} | {row['false_rejects']:.3f} | {classes} |"
         )
     write_whole(out / f"study-{table}.json", (json.dumps(rows, indent=2) + "\n").encode())
-    _plot(rows, out / f"study-{table}.png")
+    _plot(rows, rare, out / f"study-{table}.png")
 
 
 def _of_class(figures: dict[str, Any], name: str) -> float:
@@ -277,7 +287,7 @@ def _draw(tables: dict[str, list[dict[str, Any]]], rng: np.random.Generator) -> 
         yield float(np.mean(means))
 
 
-def _plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
+def _plot(rows: Sequence[dict[str, Any]], rare: Sequence[str], path: Path) -> None:
     figure, axes = plt.subplots(figsize=(7, 3.4))
     for index, row in enumerate(rows):
         low, high = row["interval"]
@@ -285,7 +295,8 @@ def _plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
         axes.plot(row["recall"], index, "o", color="black")
     axes.set_yticks(range(len(rows)), [row["way"] for row in rows])
     axes.invert_yaxis()
-    axes.set_xlabel("share of held-out Fray, Crack and Break found at 5 % false rejects, 95 % interval")
+    named = ", ".join(name.removeprefix("MT_") for name in rare)
+    axes.set_xlabel(f"share of held-out {named} found at 5 % false rejects, 95 % interval")
     axes.grid(axis="x", color="0.9")
     figure.tight_layout()
     figure.savefig(path, dpi=110)

@@ -13,7 +13,7 @@ from export.gan import GAN_PRESETS, LATENT, GanPreset, build_critic, build_gener
 from export.samples import Dataset
 from export.synthesis.make import Material, Order, gather, make
 from export.synthesis.patches import PATCH_PX
-from export.train_gan import CHECKPOINT, CollapsedError, GanKnobs, GanTraining
+from export.train_gan import CollapsedError, GanKnobs, GanTraining, checkpoint_of
 
 pytestmark = pytest.mark.training
 
@@ -40,7 +40,7 @@ def test_it_goes_on_where_it_stopped_and_draws_what_it_is_asked_for(
 ) -> None:
     said: list[str] = []
     first = training(material, KNOBS, tmp_path, said).train()
-    assert (tmp_path / CHECKPOINT).is_file()
+    assert (tmp_path / checkpoint_of(KNOBS)).is_file()
     again = training(material, replace(KNOBS, steps=3), tmp_path, said).train()
     assert any(line == "goes on at step 2" for line in said)
     assert len(first.weights) == len(again.weights)
@@ -59,7 +59,7 @@ def test_generator_and_critic_fit_each_other(preset: GanPreset) -> None:
     ground = rng.uniform(0, 1, (2, PATCH_PX, PATCH_PX, 3)).astype(np.float32)
     inputs = [rng.standard_normal((2, LATENT)).astype(np.float32), kind, ground]
     if preset == "default":
-        inputs += [rng.uniform(0, 1, (2, PATCH_PX, PATCH_PX, 1)).astype(np.float32) for _ in range(2)]
+        inputs += [rng.uniform(0, 1, (2, PATCH_PX, PATCH_PX, 1)).astype(np.float32) for _ in range(3)]
     alpha, difference = generator.predict_on_batch(inputs)
     assert alpha.shape == (2, PATCH_PX, PATCH_PX, 1)
     assert difference.shape == ground.shape
@@ -72,7 +72,9 @@ def test_a_generator_that_draws_one_patch_only_is_told(material: Material, tmp_p
     dead = [build_generator("default", 1, 1), build_generator("default", 1, 1), build_critic("default", 1, 1, 0)]
     for model in dead:
         model.set_weights([np.zeros_like(weight) for weight in model.get_weights()])
-    save(tmp_path / CHECKPOINT, dead, 0, KNOBS.steps, 1.0)
+    save(tmp_path / checkpoint_of(KNOBS), dead, 0, KNOBS.steps, 1.0)
     one_good = replace(material, goods=[(material.goods[0][0], np.full((200, 200), 120, np.uint8))])
     with pytest.raises(CollapsedError, match=r"vary 0\.\d\d times as much as the real ones, .* another --seed"):
         training(one_good, KNOBS, tmp_path, []).train()
+    # What it advises is another training, and does not go on from the collapsed one.
+    assert checkpoint_of(replace(KNOBS, seed=1)) != checkpoint_of(KNOBS)

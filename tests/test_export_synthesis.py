@@ -22,7 +22,7 @@ from export.synthesis.blending import Drawn, Variation, bent, put_defects, put_p
 from export.synthesis.make import boxes_of
 from export.synthesis.marks import encode, learnt_from
 from export.synthesis.methods import NONE
-from export.synthesis.patches import Floats, Marked, Mask, cut, cut_patches, cut_pieces, read_marked, soften
+from export.synthesis.patches import Floats, Marked, Mask, cut, cut_patches, cut_pieces, read_marked, sketch, soften
 from export.synthesis.pick import decide
 from export.synthesis.quality import squared_mmd
 from station.messages import Pixels
@@ -144,7 +144,19 @@ def test_orders_that_cannot_be_carried_out_are_refused(
 def test_too_few_defects_or_no_masks_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     few = write_masked_parts(tmp_path / "few", good=12, scratch=2)
     assert synthesize(few, tmp_path / "out") == 1
-    assert "defects of scratch stand in the training pictures; at least 3 are needed" in capsys.readouterr().err
+    assert "training pictures say where they show scratch; at least 3 are needed" in capsys.readouterr().err
+    # Two long scratches are cut into many windows, and are two all the same.
+    for number in range(2):
+        pixels, drawn = np.full((400, 400), 120, np.uint8), np.zeros((400, 400), np.uint8)
+        cv2.line(drawn, (20, 30 + number), (380, 350), 255, 3)
+        cv2.line(pixels, (20, 30 + number), (380, 350), 40, 3)
+        cv2.imwrite(str(few / "scratch" / f"{number:03}.png"), pixels)
+        cv2.imwrite(str(few / "scratch" / f"{number:03}_mask.png"), drawn)
+    rows = [f"scratch/{number:03}.png,train" for number in range(2)]
+    rows += [f"good/{number:03}.png,{('train', 'validation', 'test')[number % 3]}" for number in range(12)]
+    (few / "split.csv").write_text("\n".join(["file,split", *rows]), encoding="utf-8")
+    assert synthesize(few, tmp_path / "out") == 1
+    assert "2 training pictures say where they show scratch; at least 3 are needed" in capsys.readouterr().err
     bare = write_masked_parts(tmp_path / "bare", good=12, scratch=12)
     for mask in (bare / "scratch").glob("*_mask.png"):
         mask.unlink()
@@ -268,8 +280,8 @@ def test_a_painted_shape_is_bent_and_its_paint_is_put_where_it_is() -> None:
     sample = Sample("a", Path("a"), *no_boxes(), group="a", label=1)
     pieces = cut_pieces([Marked(sample, pixels, mask, 1, True)])
 
-    def bright(ground: Floats, strength: Floats, _: np.random.Generator) -> Floats:
-        assert strength.shape == (*ground.shape[:2], 1)
+    def bright(ground: Floats, strength: Floats, drawn: Floats, _: np.random.Generator) -> Floats:
+        assert strength.shape == drawn.shape == (*ground.shape[:2], 1)
         return np.full_like(ground, 0.2)
 
     put = put_pieces(np.full((100, 100), 100, np.uint8), pieces, bright, Variation(each=1), np.random.default_rng(3))
@@ -292,6 +304,24 @@ def test_a_painted_shape_is_bent_and_its_paint_is_put_where_it_is() -> None:
 )
 def test_a_way_that_harms_in_one_fold_is_not_picked(recalls: dict[str, list[float]], picked: str) -> None:
     assert decide(recalls) == picked
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([-1.0, 1.0]), st.integers(12, 40))
+@settings(max_examples=40, deadline=None)
+def test_a_sketch_says_where_in_a_wide_mask_the_line_runs(seed: int, sign: float, column: int) -> None:
+    rng = np.random.default_rng(seed)
+    mask = np.zeros((60, 60, 1), np.float32)
+    mask[5:55, column - 4 : column + 6] = 1
+    difference = rng.normal(0, 0.02, mask.shape).astype(np.float32)
+    difference[:, column : column + 2] += 0.3 * sign
+    drawn = sketch(difference, mask)
+    assert set(np.unique(drawn)) <= {-1.0, 0.0, 1.0}
+    assert (drawn[5:55, column : column + 2] == sign).all()
+    assert not drawn[..., 0][:, : column - 1].any()
+    assert not drawn[..., 0][:, column + 3 :].any()
+    assert not drawn[mask == 0].any()
+    assert not sketch(np.zeros_like(mask), mask).any()
+    assert not sketch(difference, np.zeros_like(mask)).any()
 
 
 def test_a_long_crack_is_bent_and_not_torn() -> None:

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from export.synthesis.patches import Floats, Mask, Piece, cut, soften
+from export.synthesis.patches import Floats, Mask, Piece, cut, sketch, soften
 from station.messages import Pixels
 
 VISIBLE = 0.5
@@ -62,9 +62,9 @@ Draw = Callable[[Floats, np.random.Generator], Drawn]
 """Makes a defect for a square of a good picture, `[edge, edge, channels]` in 0..1."""
 
 
-Paint = Callable[[Floats, Floats, np.random.Generator], Floats]
-"""Paints a shape: from a good picture `[height, width, channels]` in 0..1 and the strength `[height, width, 1]` to the
-difference at each pixel, as the picture."""
+Paint = Callable[[Floats, Floats, Floats, np.random.Generator], Floats]
+"""Paints a shape: from a good picture `[height, width, channels]` in 0..1, the strength and the sketch, each
+`[height, width, 1]`, to the difference at each pixel, as the picture."""
 
 
 def put_pieces(
@@ -98,7 +98,7 @@ def put_pieces(
                 continue
             alpha = soften(shape)
             if paint is not None:
-                difference = paint(result, alpha, rng)
+                difference = paint(result, alpha, sketch(difference, shape), rng)
             changed = np.asarray(np.clip(result + strength * alpha * difference, 0, 1), np.float32)
             if 255 * float(np.abs(changed - result)[spot].mean()) >= FAINTEST:
                 result = changed
@@ -110,7 +110,7 @@ def put_pieces(
 
 
 def bent(field: Floats, bend_px: float, rng: np.random.Generator) -> Floats:
-    """A shape `[height, width, 1]` moved smoothly by some `bend_px`."""
+    """A shape `[height, width, n]`, n at most 4, moved smoothly by some `bend_px`."""
     height, width = field.shape[:2]
     knots = [max(2, round(length / KNOT_PX) + 1) for length in (height, width)]
     shifts = rng.normal(0, bend_px, (*knots, 2)).astype(np.float32)
@@ -176,7 +176,7 @@ def _mirrored(piece: Piece, rng: np.random.Generator) -> Piece:
 
 
 def _varied(piece: Piece, variation: Variation, painted: bool, rng: np.random.Generator) -> tuple[Floats, Floats]:
-    """Shape and difference in another size, as `piece`; the shape bent where it is painted anew."""
+    """Shape and difference in another size, as `piece`; bent where they are painted anew."""
     factor = float(np.exp(rng.uniform(-1, 1) * variation.size))
     height, width = piece.mask.shape[:2]
     size = max(round(width * factor), 3), max(round(height * factor), 3)
@@ -185,8 +185,11 @@ def _varied(piece: Piece, variation: Variation, painted: bool, rng: np.random.Ge
         scaled = cv2.resize(np.ascontiguousarray(field), size, interpolation=cv2.INTER_LINEAR)
         return np.asarray(scaled, np.float32).reshape(size[1], size[0], -1)
 
-    shape = resized(piece.mask)
-    return bent(shape, variation.bend_px, rng) if painted else shape, resized(piece.difference)
+    shape, difference = resized(piece.mask), resized(piece.difference)
+    if not painted:
+        return shape, difference
+    both = bent(np.concatenate([shape, difference], axis=-1), variation.bend_px, rng)
+    return both[..., :1], both[..., 1:]
 
 
 def _onto(

@@ -32,14 +32,17 @@ THINNEST_PX = 2.5
 MARGIN = 1.6
 """The square is larger than the defect by this, so that its surroundings are seen."""
 
-LEAST_PATCHES = 3
-"""With fewer there is nothing that varies, and so nothing to learn."""
+LEAST_PICTURES = 3
+"""With fewer there is nothing that varies, and so nothing to learn, into however many windows a long defect is cut."""
 
 WINDOWS_EACH = 6
 """Windows of one large defect, at most: one picture must not stand for its class."""
 
 MARGIN_PX = 8
 """Around a piece: its difference to its ground ends softly."""
+
+SKETCH_BLUR_PX = 0.7
+"""The grain of a surface is not drawn."""
 
 _LEAST_MASK_PX = 4
 _JOIN_PX = 9
@@ -176,6 +179,32 @@ def soften(mask: Floats) -> Floats:
     return np.asarray(cv2.GaussianBlur(grown, (0, 0), 1.0), np.float32).reshape(mask.shape)
 
 
+def sketch(difference: Floats, mask: Floats) -> Floats:
+    """What a person would draw of a defect with one pen for dark and one for bright.
+
+    A mask is often a wide band about a fine line, and does not say where in it the line runs.
+
+    Args:
+        difference: `[height, width, channels]`, of the defect from its ground.
+        mask: `[height, width, 1]`, 0..1.
+
+    Returns:
+        `[height, width, 1]`: −1 where it is much darker than its ground, 1 where it is much brighter, else 0; much is
+        what Otsu's threshold divides from little within the mask.
+    """
+    height, width = mask.shape[:2]
+    smooth = cv2.GaussianBlur(np.ascontiguousarray(difference.mean(axis=2)), (0, 0), SKETCH_BLUR_PX)
+    inside = mask[..., 0] >= 0.5  # noqa: PLR2004
+    if not inside.any():
+        return np.zeros((height, width, 1), np.float32)
+    strength = np.abs(smooth)
+    tones = np.rint(strength[inside] * (255 / max(float(strength[inside].max()), 1e-6))).astype(np.uint8)
+    level, _ = cv2.threshold(tones, 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
+    drawn = np.zeros((height, width), np.float32)
+    drawn[inside] = np.sign(smooth[inside]) * (tones > level)
+    return drawn[..., None]
+
+
 def need_patches(patches: Sequence[Patch], label: int, dataset: Dataset) -> list[Patch]:
     """The patches of one class.
 
@@ -190,10 +219,13 @@ def need_patches(patches: Sequence[Patch], label: int, dataset: Dataset) -> list
             f"{dataset.root}: the {pictures} training pictures of {name} say neither by a mask nor by a box where the "
             f"defect is; draw a mask for each (NAME_mask.png beside NAME.jpg, white where the defect is)"
         )
-    if len(own) < LEAST_PATCHES:
+    marked = len({patch.sample.name for patch in own})
+    if marked < LEAST_PICTURES:
         raise DatasetError(
-            f"{dataset.root}: {len(own)} defects of {name} stand in the training pictures; at least {LEAST_PATCHES} "
-            "are needed to learn how they vary, five or more are better; take more pictures, or use --method procedural"
+            f"{dataset.root}: {marked} training pictures say where they show {name}; at least {LEAST_PICTURES} are "
+            "needed to learn how it varies, five or more are better (of all pictures of it some are kept to choose the "
+            "threshold and to test); take more pictures and draw their masks, or make some without learning: method "
+            "procedural or classical"
         )
     return own
 

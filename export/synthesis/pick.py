@@ -10,7 +10,7 @@ from export.dataset import DatasetError, read_mask, read_sample
 from export.samples import Dataset, Sample
 from export.splits import draw_splits
 from export.synthesis.make import Made, Order, gather, make
-from export.synthesis.methods import NONE, QUICK, Method
+from export.synthesis.methods import NONE, Method
 from export.synthesis.probe import Floats, Probe, limit_for, mean_recall
 from export.views import Mask
 from station.messages import Pixels
@@ -124,7 +124,7 @@ def _parts(dataset: Dataset, real: Sequence[Sample], classes: Sequence[int], see
         if len(groups) < FOLDS:
             raise DatasetError(
                 f"{dataset.root}: {dataset.labels[label]} has {len(groups)} parts in the training split; to compare "
-                f"ways of synthesis {FOLDS} are needed; name one instead: --synthesize {QUICK[0]}"
+                f"ways of synthesis {FOLDS} are needed; name one instead: --synthesize classical"
             )
     left = list(real)
     parts: dict[str, int] = {}

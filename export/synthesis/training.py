@@ -69,6 +69,8 @@ def _defects(dataset: Dataset) -> list[int]:
     classes = sorted((labelled | boxed) - {dataset.good})
     if not classes:
         raise DatasetError(
-            f"{dataset.root}: no training picture says by a mask or a box where its defect is; --synthesize needs that"
+            f"{dataset.root}: no training picture says by a mask or a box where its defect is, and --synthesize needs "
+            "that; draw a mask for each (NAME_mask.png beside NAME.jpg, white where the defect is), or leave "
+            "--synthesize out"
         )
     return classes
