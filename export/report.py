@@ -46,6 +46,10 @@ LOW_SQNR_DB = 15.0
 
 GLOSSARY = (
     ("good, bad", "parts without and with a defect, as the labels of the test pictures say"),
+    (
+        "train, validation, test",
+        "pictures that were learnt from, that were held out to choose the threshold, and that were only measured",
+    ),
     ("false reject", "a good part that is not called ok"),
     ("miss", "a bad part that is called ok"),
     ("95 % interval", "where the true rate may well lie, given how few parts were tested; more parts make it narrower"),

@@ -125,7 +125,7 @@ def _line(verdict: Verdict) -> str:
         for one in verdict.defects
     )
     why = ", ".join(reason.value for reason in verdict.reasons if reason is not Reason.DEFECT)
-    score = "" if verdict.score is None else f"score {verdict.score:.3f} of {verdict.threshold:.3f}"
+    score = "" if verdict.score is None else f"score {verdict.score:.3f}, threshold {verdict.threshold:.3f}"
     return "  ".join(part for part in (f"{verdict.outcome.value:7}", verdict.source, score, found, why) if part)
 
 
