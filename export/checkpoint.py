@@ -11,7 +11,11 @@ from export.dataset import DatasetError
 
 
 def save(path: Path, models: Sequence[keras.Model], stage: int, epoch: int, spent_s: float) -> None:
-    """Write every model's weights; models may share layers."""
+    """Write every model's weights; models may share layers.
+
+    Raises:
+        OSError: the disk does not take them; what was stored before still is.
+    """
     arrays = {
         f"model{number}_{index}": weight
         for number, model in enumerate(models)
@@ -19,11 +23,14 @@ def save(path: Path, models: Sequence[keras.Model], stage: int, epoch: int, spen
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.part")
-    with temporary.open("wb") as stream:
-        np.savez(stream, stage=np.int64(stage), epoch=np.int64(epoch), spent_s=np.float64(spent_s), **arrays)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as stream:
+            np.savez(stream, stage=np.int64(stage), epoch=np.int64(epoch), spent_s=np.float64(spent_s), **arrays)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def restore(path: Path, models: Sequence[keras.Model]) -> tuple[int, int, float]:
