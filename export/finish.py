@@ -104,7 +104,8 @@ def finish(
     say(f"scoring {len(held_out)} held-out pictures")
     scored = {("validation", "int8"): score(deployed, held_out, "int8, held out")}
     scored["validation", "float"] = score(candidate.exact, held_out, "float, held out")
-    thresholds, warnings = _thresholds(scored["validation", "int8"], task, draft.manifest(created_at), candidate.rule)
+    thresholds, doubtful = _thresholds(scored["validation", "int8"], task, draft.manifest(created_at), candidate.rule)
+    warnings = _of_the_data(dataset) + doubtful
     if test := dataset.splits["test"]:
         say(f"scoring {len(test)} test pictures")
         scored["test", "int8"] = score(deployed, test, "int8, test")
@@ -126,7 +127,6 @@ def finish(
     figures |= {f"{split}_float": comparison.before, f"{split}_int8": comparison.after}
     found = losses(comparison)
     warnings += [f"int8 is worse than float: {text}" for text in (*found, *doubts(comparison))]
-    warnings += _of_the_data(dataset)
     manifest = draft.manifest(created_at).model_copy(
         update={
             "thresholds": thresholds,

@@ -27,7 +27,7 @@ ul { margin: 6px 0 12px; padding-left: 20px; max-width: 78ch; } li { margin: 4px
 .muted, figcaption, .small { color: var(--muted); }
 .small, figcaption { font-size: 13px; line-height: 1.4; }
 nav { margin: 14px 0 0; font-size: 13px; color: var(--muted); }
-nav a { color: inherit; margin-right: 14px; }
+nav a { color: inherit; margin-right: 14px; display: inline-block; }
 a { color: inherit; text-underline-offset: 2px; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: 8px 0 14px; }
 th, td { padding: 5px 14px 5px 0; text-align: right; border-bottom: 1px solid var(--line); vertical-align: baseline; }

@@ -255,10 +255,11 @@ def _figure(value: float) -> str:
 
 
 def _range(interval: Interval | None) -> str:
-    # Resampled pictures without a mistake never show one: no width does not mean that the figure is certain.
-    if interval is None or interval.low == interval.high:
+    if interval is None:
         return ""
-    return f"{interval.low:.3f} to {interval.high:.3f}"
+    low, high = _figure(interval.low), _figure(interval.high)
+    # Resampled pictures without a mistake never show one: no width does not mean that the figure is certain.
+    return "" if low == high else f"{low} to {high}"
 
 
 def _classes(report: Report) -> str:
@@ -380,7 +381,7 @@ def _threshold(report: Report, pictures: dict[str, bytes]) -> str:
             )
         )
         rows, chosen = _trade_offs(scores, result, floor)
-        if len(rows) == 1:
+        if result.counts is not None and not result.counts.rejected + result.counts.missed:
             parts.append(page.paragraph("No other threshold would have judged these pictures better.", "small"))
         elif rows:
             parts.append(
