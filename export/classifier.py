@@ -5,8 +5,7 @@ of 8 px cells, so that a small defect in a large picture is still some cells: a 
 defect, taught by masks where there are any. The picture's logits are read from the largest, the least and the mean
 value of each feature, and from those of the map. A small defect shows in the extremes, an uneven surface in the means.
 
-`trunk` is what stays as ImageNet made it at first, so its outputs can be computed once and kept; `tail` is what is
-trained on them. Two plain networks as textbooks start from stand beside it for comparison.
+Two plain networks as textbooks start from stand beside it for comparison.
 """
 
 from collections.abc import Callable, Sequence
@@ -44,7 +43,11 @@ PLAIN_SIDE_PX = {"plain-a": 64, "plain-b": 28}
 PRIOR_LOGIT = -4.0
 """Initial bias of the map: most cells show no defect."""
 
-FAR = 1e4
+FALSE_SHARE = 0.05
+"""Of a picture's cells: where so many are false alarms the loss is that of a missed defect."""
+
+MAP_WEIGHT = 0.3
+"""Of the map's losses beside that of the logits."""
 
 MAP_CELLS = 3
 """The map is a mean over so many cells, so that one odd cell is no peak."""
@@ -74,49 +77,46 @@ def build_trunk(channels: int) -> keras.Model:
     return network
 
 
-def build_features(trunk: keras.Model, channels: int) -> keras.Model:
-    """The trunk with the pretrained deep stages behind it: what is kept of each view.
+def build_features(channels: int) -> keras.Model:
+    """The pretrained network with an output at each resolution that the head looks at.
 
     Returns:
         A model from a picture, as the trunk takes it, to the trunk's two outputs and the deepest stage's
         `[batch, height / 32, width / 32, 320]`.
     """
-    source = keras.Input((None, None, COARSE_FILTERS))
-    deep = keras.Model(source, _apply_deep(source), name="deep")
-    load_pretrained(deep, read_weights())
     picture = keras.Input((None, None, channels), name="picture")
-    fine, coarse = trunk(picture)
-    return keras.Model(picture, [fine, coarse, deep(coarse)], name="features")
+    fine, coarse = _apply_trunk(picture)
+    network = keras.Model(picture, [fine, coarse, _apply_deep(coarse)], name="features")
+    load_pretrained(network, read_weights())
+    return network
 
 
-def build_tail(labels: int, defects: int, dropout: float, statistics: Statistics) -> keras.Model:
-    """The trained part, with pretrained deep stages.
+def build_classifier(
+    channels: int, labels: int, defects: int, dropout: float, statistics: Statistics | None
+) -> keras.Model:
+    """The pretrained network with a head that knows nothing yet.
 
     Args:
+        channels: 1 grey, 3 BGR.
         labels: number of classes.
         defects: number of classes that are kinds of defects.
         dropout: share of features left out in training.
-        statistics: by which the features are brought to one scale.
+        statistics: by which the features are brought to one scale; None: `LATERALS` do it, see `for_serving`.
 
     Returns:
-        A model from the trunk's two outputs and `[batch, rows, columns, 1]` (1 where the picture is, 0 where a batch
-        is padded) to logits `[batch, labels]`, the map `[batch, rows, columns, defects]` and the map's maxima
-        `[batch, defects]`.
+        A model from `[batch, height, width, channels]`, (pixel − 127) / 128, to logits `[batch, labels]`, the map
+        `[batch, rows, columns, defects]` in cells of 8 px and the map's maxima `[batch, defects]`.
     """
-    fine = keras.Input((None, None, FINE_FILTERS), name="fine")
-    coarse = keras.Input((None, None, COARSE_FILTERS), name="coarse")
-    valid = keras.Input((None, None, 1), name="valid")
-    tail = keras.Model(
-        [fine, coarse, valid],
-        _apply_tail(fine, coarse, valid, labels, defects, dropout, statistics),
-        name="tail",
-    )
-    load_pretrained(tail, read_weights())
+    picture = keras.Input((None, None, channels), name="picture")
+    fine, coarse = _apply_trunk(picture)
+    features, activation = _apply_map((fine, coarse, _apply_deep(coarse)), defects, statistics)
+    network = keras.Model(picture, _heads(features, activation, labels, dropout), name="classifier")
+    load_pretrained(network, read_weights())
     for name in (*LATERALS, "map"):
-        layer = tail.get_layer(name)
+        layer = network.get_layer(name)
         kernel, bias = layer.get_weights()
         layer.set_weights([np.eye(kernel.shape[-1], dtype=np.float32)[None, None], bias])
-    return tail
+    return network
 
 
 def channel_statistics(
@@ -130,36 +130,18 @@ def channel_statistics(
     return np.asarray(mean, np.float32), np.asarray(deviation, np.float32)
 
 
-def join(trunk: keras.Model, tail: keras.Model, channels: int) -> keras.Model:
-    """Trunk and tail as one network to train from pictures on: same weights, not copies."""
-    picture = keras.Input((None, None, channels), name="picture")
-    valid = keras.Input((None, None, 1), name="valid")
-    fine, coarse = trunk(picture)
-    return keras.Model([picture, valid], tail([fine, coarse, valid]), name="whole")
-
-
-def for_serving(
-    trunk: keras.Model,
-    tail: keras.Model,
-    channels: int,
-    labels: int,
-    defects: int,
-    statistics: Statistics,
-) -> keras.Model:
-    """The same weights as one network from a picture to logits and map, with the scaling of features folded in."""
-    picture = keras.Input((None, None, channels), name="picture")
-    logits, activation, _ = _apply_tail(*_apply_trunk(picture), None, labels, defects, 0.0, None)
-    network = keras.Model(picture, [logits, activation], name="classifier")
-    trained = {layer.name: layer for model in (trunk, tail) for layer in model.layers if layer.weights}
+def for_serving(trained: keras.Model, channels: int, labels: int, defects: int, statistics: Statistics) -> keras.Model:
+    """The same weights as a network from a picture to logits and map, with the scaling of features folded in."""
+    network = build_classifier(channels, labels, defects, 0.0, None)
     for layer in network.layers:
         if layer.weights:
-            layer.set_weights(trained[layer.name].get_weights())
+            layer.set_weights(trained.get_layer(layer.name).get_weights())
     for name, mean, deviation in zip(LATERALS, statistics.means, statistics.deviations, strict=True):
         layer = network.get_layer(name)
         kernel, bias = layer.get_weights()
         kernel = kernel / deviation[:, None]
         layer.set_weights([kernel, bias - np.einsum("c,hwco->o", mean, kernel)])
-    return network
+    return keras.Model(network.input, network.output[:2], name="classifier")
 
 
 LATERALS = ("fine_lateral", "coarse_lateral", "deep_lateral")
@@ -194,17 +176,9 @@ def _apply_deep(coarse: Any) -> Any:
     return coarse
 
 
-def _apply_tail(
-    fine: Any,
-    coarse: Any,
-    valid: Any | None,
-    labels: int,
-    defects: int,
-    dropout: float,
-    statistics: Statistics | None,
-) -> tuple[Any, Any, Any]:
+def _apply_map(resolutions: Sequence[Any], defects: int, statistics: Statistics | None) -> tuple[list[Any], Any]:
     features, parts = [], []
-    for number, x in enumerate((fine, coarse, _apply_deep(coarse))):
+    for number, x in enumerate(resolutions):
         if statistics is not None:
             x = (x - statistics.means[number]) / statistics.deviations[number]  # noqa: PLW2901
         x = layers.Conv2D(x.shape[-1], 1, name=LATERALS[number])(x)  # noqa: PLW2901
@@ -214,18 +188,14 @@ def _apply_tail(
         parts.append(ops.depth_to_space(part, ratio) if ratio > 1 else part)
     x = layers.AveragePooling2D(MAP_CELLS, 1, "same")(layers.Add()(parts))
     # XNNPACK does not take an average pooling, and an output must come from XNNPACK.
-    activation = layers.Conv2D(defects, 1, bias_initializer=keras.initializers.Constant(PRIOR_LOGIT), name="map")(x)
-    return _heads(features, activation, valid, labels, dropout)
+    return features, layers.Conv2D(defects, 1, bias_initializer=keras.initializers.Constant(PRIOR_LOGIT), name="map")(x)
 
 
-def _heads(
-    features: Sequence[Any], activation: Any, valid: Any | None, labels: int, dropout: float
-) -> tuple[Any, Any, Any]:
+def _heads(features: Sequence[Any], activation: Any, labels: int, dropout: float) -> list[Any]:
     pooled: dict[str, Any] = {}
     for number, x in enumerate(features):
-        inside = None if valid is None else layers.AveragePooling2D(2**number)(valid) if number else valid
-        pooled |= {f"{name}{number}": value for name, value in zip(POOLS, _pool(x, inside), strict=True)}
-    highest, _, mean = _pool(activation, valid)
+        pooled |= {f"{name}{number}": value for name, value in zip(POOLS, _pool(x), strict=True)}
+    highest, _, mean = _pool(activation)
     pooled |= {"map_largest": highest, "map_mean": mean}
     # A dense layer for each, and none over several that are joined: an int8 tensor has one range, that of the joined
     # maxima would be forced upon the features that they are taken from, and would cut off all that lies below.
@@ -233,19 +203,12 @@ def _heads(
     for name in readings():
         x = layers.Dropout(dropout)(pooled[name]) if dropout else pooled[name]
         parts.append(layers.Dense(labels, name=f"logits_{name}")(x))
-    return layers.Add()(parts), activation, highest
+    return [layers.Add()(parts), activation, highest]
 
 
-def _pool(x: Any, valid: Any | None) -> tuple[Any, Any, Any]:
-    """Largest, least and mean value of each channel; padding, where `valid` is 0, does not count."""
-    if valid is None:
-        return ops.max(x, axis=(1, 2)), ops.min(x, axis=(1, 2)), layers.GlobalAveragePooling2D()(x)
-    area = ops.maximum(ops.sum(valid, axis=(1, 2)), 1.0)
-    return (
-        ops.max(ops.where(valid > 0, x, -FAR), axis=(1, 2)),
-        ops.min(ops.where(valid > 0, x, FAR), axis=(1, 2)),
-        ops.sum(x * valid, axis=(1, 2)) / area,
-    )
+def _pool(x: Any) -> tuple[Any, Any, Any]:
+    """Largest, least and mean value of each channel."""
+    return ops.max(x, axis=(1, 2)), ops.min(x, axis=(1, 2)), layers.GlobalAveragePooling2D()(x)
 
 
 def build_plain(preset: Preset, channels: int, labels: int, defects: int, dropout: float) -> keras.Model:
@@ -296,20 +259,21 @@ def map_loss(target: Any, activation: Any) -> Any:
 
     Args:
         target: `[batch, rows, columns, defects + 1]`: 1 in cells that show the defect; in the last channel the weight
-            of the cell, 0 in padding and in pictures without a mask.
+            of the cell, 0 in pictures whose defects nobody has shown.
         activation: logits `[batch, rows, columns, defects]`.
     """
     wanted, weight = target[..., :-1], target[..., -1:]
     found = ops.sigmoid(activation)
     entropy = ops.maximum(activation, 0.0) - activation * wanted + ops.softplus(-ops.abs(activation))
     error = ops.square(wanted - found) * entropy * weight
-    known = ops.max(weight, axis=(1, 2, 3))
-    # A hundredth of the cells besides: a batch of good pictures alone must not weigh a thousand times as much.
-    focal = ops.sum(error) / (ops.sum(wanted * weight) + 0.01 * ops.sum(weight) + 1.0)
+    # Each picture by itself, by the size of its defect and a share of its cells: a small defect weighs as much as a
+    # large one, and many false alarms in a good picture weigh more than a few.
+    size = ops.sum(wanted * weight, axis=(1, 2, 3))
+    focal = ops.sum(error, axis=(1, 2, 3)) / (size + FALSE_SHARE * ops.sum(weight, axis=(1, 2, 3)) + 1.0)
     both = ops.sum(wanted * found * weight, axis=(1, 2, 3))
     either = ops.sum((wanted + ops.square(found)) * weight, axis=(1, 2, 3))
-    dice = known * (1.0 - (2.0 * both + 1.0) / (either + 1.0))
-    return 0.5 * focal + 0.5 * ops.mean(dice)
+    dice = ops.where(size > 0, 1.0 - (2.0 * both + 1.0) / (either + 1.0), 0.0)
+    return MAP_WEIGHT * ops.mean(focal + dice)
 
 
 def highest_loss(target: Any, highest: Any) -> Any:
@@ -321,7 +285,7 @@ def highest_loss(target: Any, highest: Any) -> Any:
     """
     wanted, weight = target[:, :-1], target[:, -1]
     entropy = ops.maximum(highest, 0.0) - highest * wanted + ops.softplus(-ops.abs(highest))
-    return 0.3 * ops.mean(weight * ops.sum(entropy, axis=-1))
+    return MAP_WEIGHT * ops.mean(weight * ops.sum(entropy, axis=-1))
 
 
 class FloatClassifier:

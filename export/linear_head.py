@@ -13,6 +13,7 @@ linear one is fitted to the optimum in seconds, and how simple it must be is fou
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
@@ -38,6 +39,9 @@ GOOD_CELLS = 12
 ROUNDS = 2
 LIKELY_SHARE = 0.15
 """Of the cells of a picture without a mask: so many show its defect, in each round of self-training."""
+
+USUAL = 0.995
+"""Share of cells without a defect that the map calls good: it is fitted on cells of which a third show one."""
 
 CELL_PENALTY = 0.01
 MAP_WEIGHT = 3.0
@@ -127,21 +131,21 @@ def fit_head(
     return Head(cells, Linear(found.kernel * scale[:, None], found.bias), np.asarray(mean, np.float64), penalty, loss)
 
 
-def put_head(tail: keras.Model, head: Head) -> None:
-    """Give a network of `build_tail` the weights of a head."""
+def put_head(network: keras.Model, head: Head) -> None:
+    """Give a network of `build_classifier` the weights of a head."""
     start = 0
     for number, (lateral, name) in enumerate(zip(LATERALS, MAPS, strict=True)):
-        width = tail.get_layer(lateral).output.shape[-1]
+        width = network.get_layer(lateral).output.shape[-1]
         # Depth to space with equal copies is enlargement.
         kernel = np.tile(head.cells.kernel[start : start + width], (1, 4**number))
-        tail.get_layer(name).set_weights([kernel[None, None], np.zeros(kernel.shape[1])])
+        network.get_layer(name).set_weights([kernel[None, None], np.zeros(kernel.shape[1])])
         start += width
-    sums = tail.get_layer("map")
+    sums = network.get_layer("map")
     sums.set_weights([sums.get_weights()[0], head.cells.bias])
     start = 0
     names = readings()
     for name in names:
-        layer = tail.get_layer(f"logits_{name}")
+        layer = network.get_layer(f"logits_{name}")
         stop = start + layer.get_weights()[0].shape[0]
         kernel = head.pooled.kernel[start:stop]
         # Each of them has a mean of zero: large ones that cancel would lose what int8 cannot hold.
@@ -204,10 +208,18 @@ class _Fitter:
             model = fit(features, truth, 1.0 / counts[truth], self._labels, CELL_PENALTY)
             usual = self._good if self._good is not None else slice(None)
             kernel = model.kernel[:, self._defects] - np.mean(np.atleast_2d(model.kernel.T[usual]), axis=0)[:, None]
-            bias = model.bias[self._defects] - np.mean(model.bias[usual])
-            cells = Linear(kernel, bias)
+            cells = Linear(kernel, self._prior(features @ kernel, truth))
         assert cells is not None
         return cells
+
+    def _prior(self, values: npt.NDArray[Any], truth: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """Biases with which few cells without the defect are taken for one, as few as there are in a picture."""
+        return np.array(
+            [
+                -np.quantile(values[truth == self._good if self._good is not None else truth != label, number], USUAL)
+                for number, label in enumerate(self._defects)
+            ]
+        )
 
     def _draw(
         self, label: int, taps: Taps, cells: Linear | None, rng: np.random.Generator

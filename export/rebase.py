@@ -9,8 +9,6 @@ inverted residual network two things can be changed for nothing:
   picture of low contrast consists of.
 - A channel that ReLU6 never cuts may be scaled up until it fills 0..6, and the next kernel down (Nagel et al., ICCV
   2019, cross-layer equalization, with measured ranges instead of the weights').
-
-Batch normalization is folded into the kernels before, which changes nothing either.
 """
 
 from collections.abc import Iterator, Sequence
@@ -68,30 +66,10 @@ def rebase(network: keras.Model, pictures: Sequence[npt.NDArray[np.float32]]) ->
     """
     own = network.get_weights()
     try:
-        fold(network)
         _rebase(network, pictures)
         return list(network.get_weights())
     finally:
         network.set_weights(own)
-
-
-def fold(network: keras.Model) -> None:
-    """Put each batch normalization's scale into the kernel before it; what is left of it adds a bias."""
-    for layer in network.layers:
-        if not isinstance(layer, layers.BatchNormalization):
-            continue
-        convolution = _convolution_before(network, layer)
-        gamma, beta, mean, variance = (np.asarray(value, np.float64) for value in layer.get_weights())
-        scale = gamma / np.sqrt(variance + layer.epsilon)
-        kernel = np.asarray(convolution.get_weights()[0], np.float64)
-        depthwise = isinstance(convolution, layers.DepthwiseConv2D)
-        convolution.set_weights([kernel * (scale[:, None] if depthwise else scale)])
-        whole = np.ones_like(scale)
-        layer.set_weights([whole * np.sqrt(1 + layer.epsilon), beta - mean * scale, 0 * whole, whole])
-
-
-def _convolution_before(network: keras.Model, normalization: Any) -> Any:
-    return network.get_layer(normalization.name.replace("_normalization", "_convolution"))
 
 
 def _rebase(network: keras.Model, pictures: Sequence[npt.NDArray[np.float32]]) -> None:
@@ -112,8 +90,8 @@ def _rebase(network: keras.Model, pictures: Sequence[npt.NDArray[np.float32]]) -
         basis = _basis(seen)
         for tensor in members:
             producer = tensor._keras_history.operation
-            if isinstance(producer, layers.BatchNormalization):
-                _turn_out(_convolution_before(network, producer), producer, basis)
+            if isinstance(producer, layers.Conv2D):
+                _turn_out(producer, basis)
         for consumer in consumers:
             _turn_in(consumer, np.asarray(np.linalg.inv(basis), np.float64))
 
@@ -140,12 +118,10 @@ def _fill(network: keras.Model, base: str, largest: Array) -> None:
     gain = np.clip(CAP / np.maximum(HEADROOM * largest, 1e-6), 1.0, LARGEST_GAIN)
     if isinstance(consumers[0], layers.Conv2D):
         gain = gain**PROJECT_POWER
-    normalization = network.get_layer(f"{base}_normalization")
-    convolution = _convolution_before(network, normalization)
+    convolution = network.get_layer(f"{base}_convolution")
+    kernel, bias = convolution.get_weights()
     depthwise = isinstance(convolution, layers.DepthwiseConv2D)
-    convolution.set_weights([convolution.get_weights()[0] * (gain[:, None] if depthwise else gain)])
-    gamma, beta, mean, variance = normalization.get_weights()
-    normalization.set_weights([gamma, beta * gain, mean, variance])
+    convolution.set_weights([kernel * (gain[:, None] if depthwise else gain), bias * gain])
     kernel, *rest = consumers[0].get_weights()
     consumers[0].set_weights([kernel / gain[:, None], *rest])
 
@@ -155,7 +131,7 @@ def _linear_paths(network: keras.Model) -> list[tuple[list[Any], list[Any]]]:
     paths = []
     taken: set[int] = set()
     for layer in network.layers:
-        if not layer.name.endswith("_project_normalization") or id(layer.output) in taken:
+        if not layer.name.endswith("_project_convolution") or id(layer.output) in taken:
             continue
         members, consumers, waiting, turnable = [], [], [layer.output], True
         while waiting:
@@ -203,11 +179,9 @@ def _basis(seen: Array) -> Array:
     return np.asarray(basis / np.maximum(np.abs(seen @ basis.T).max(axis=0), LEAST_RANGE)[:, None], np.float64)
 
 
-def _turn_out(convolution: Any, normalization: Any, basis: Array) -> None:
-    kernel = np.asarray(convolution.get_weights()[0], np.float64)
-    convolution.set_weights([kernel @ basis.T])
-    gamma, beta, mean, variance = normalization.get_weights()
-    normalization.set_weights([gamma, basis @ beta, mean, variance])
+def _turn_out(convolution: Any, basis: Array) -> None:
+    kernel, bias = (np.asarray(value, np.float64) for value in convolution.get_weights())
+    convolution.set_weights([kernel @ basis.T, basis @ bias])
 
 
 def _turn_in(convolution: Any, inverse: Array) -> None:

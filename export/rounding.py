@@ -35,7 +35,7 @@ def round_weights(network: keras.Model, pictures: Sequence[npt.NDArray[np.float3
     """Weights that stand on the steps of int8, one scale for each output channel, as the converter takes them.
 
     Args:
-        network: with batch normalization folded (see `export.rebase.fold`); it keeps its own weights.
+        network: without batch normalization, each layer with a bias; it keeps its own weights.
         pictures: `[1, height, width, channels]` as the network takes them.
 
     Returns:
@@ -46,10 +46,9 @@ def round_weights(network: keras.Model, pictures: Sequence[npt.NDArray[np.float3
     if not chosen:
         return list(own)
     inputs = _inputs(network, chosen, pictures)
-    biases = {_stem_of(layer.name): layer for layer in network.layers if isinstance(layer, layers.BatchNormalization)}
     try:
         for layer, seen in zip(chosen, inputs, strict=True):
-            _round_layer(layer, seen, biases.get(_stem_of(layer.name)))
+            _round_layer(layer, seen)
         return list(network.get_weights())
     finally:
         network.set_weights(own)
@@ -99,10 +98,6 @@ def _loss(error: Array, covariance: Array) -> Array:
     return np.asarray(np.sum(error * (covariance @ error), axis=1), np.float64)
 
 
-def _stem_of(name: str) -> str:
-    return name.removesuffix("_convolution").removesuffix("_normalization")
-
-
 def _can_round(layer: Any) -> bool:
     if isinstance(layer, layers.DepthwiseConv2D):
         return bool(layer.depth_multiplier == 1 and layer.padding == "same")
@@ -147,8 +142,8 @@ def _patches(tensor: npt.NDArray[np.float32], layer: Any, rng: np.random.Generat
     )
 
 
-def _round_layer(layer: Any, seen: Array, normalization: Any | None) -> None:
-    kernel, *bias = layer.get_weights()
+def _round_layer(layer: Any, seen: Array) -> None:
+    kernel, bias = layer.get_weights()
     exact = np.asarray(kernel, np.float64)
     if isinstance(layer, layers.DepthwiseConv2D):
         cells, channels = seen.shape[1:]
@@ -157,10 +152,4 @@ def _round_layer(layer: Any, seen: Array, normalization: Any | None) -> None:
     else:
         rounded, shift = round_kernel(exact.reshape(1, -1, kernel.shape[-1]), seen.reshape(1, len(seen), -1))
         kernel, shift = rounded[0].reshape(kernel.shape), shift[0]
-    if bias:
-        layer.set_weights([kernel, bias[0] + shift])
-        return
-    if normalization is not None:
-        layer.set_weights([kernel])
-        gamma, beta, mean, variance = normalization.get_weights()
-        normalization.set_weights([gamma, beta + shift, mean, variance])
+    layer.set_weights([kernel, bias + shift])

@@ -69,7 +69,7 @@ class TrainedAnomaly:
 
 def anomaly_knobs(knobs: ClassifierKnobs) -> ClassifierKnobs:
     """The classifier's knobs as an anomaly model takes them: features stay as ImageNet made them."""
-    return replace(knobs, deep_epochs=0, fine_epochs=0, views=min(knobs.views, 3), balance=0.0)
+    return replace(knobs, epochs=0, balance=0.0)
 
 
 def train_anomaly(
@@ -195,7 +195,7 @@ def _whiten(network: keras.Model, pictures: Sequence[Pixels], preprocessing: Pre
     """Add the output `features`: whitened with the statistics of good pictures, so that their mean is zero."""
     taps = [
         network.get_layer(f"block{sum(stage.blocks for stage in STAGES[: number + 1]) - 1}_{end}").output
-        for number, end in ((FINE_STAGE, "add"), (COARSE_STAGE, "add"), (len(STAGES) - 1, "project_normalization"))
+        for number, end in ((FINE_STAGE, "add"), (COARSE_STAGE, "add"), (len(STAGES) - 1, "project_convolution"))
     ]
     # Single odd cells are smoothed away; at a thirty-second of the resolution a cell is large as it is.
     taps = [*(layers.AveragePooling2D(3, 1, "same")(tap) for tap in taps[:2]), taps[2]]

@@ -2,13 +2,12 @@
 
     station-export train DIR --task classify --minutes 30
 
-The pretrained network is unfrozen in stages. At first all of it stays as it is: its outputs are computed once for a
+The pretrained network is trained in two stages. At first all of it stays as it is: its outputs are computed once for a
 few views of each picture and kept, and the best linear head on them is found (`export.linear_head`). From there on
-fine-tuning bends the features and does not tear them (Kumar et al., ICLR 2022, "LP-FT"): first the deep stages, on what
-is kept of the first two thirds, which costs a tenth of training from pictures on; then all but the first blocks, from
-pictures on, on views that are new each time. A stage ends after its epochs, or when its share of the time is spent, and
-its result stands only if the held-out pictures are better told apart than before: with few parts they may not be. The
-plain networks have one stage, from pictures on.
+fine-tuning bends the features and does not tear them (Kumar et al., ICLR 2022, "LP-FT"): all but the first blocks are
+trained from pictures on, on views that are new each time. That ends after its epochs, or when its share of the time is
+spent, and its result stands only if the held-out pictures are better told apart than before: with few parts they may
+not be. The plain networks have one stage.
 
 What was done is saved after each epoch and taken up again by the same command.
 """
@@ -16,6 +15,7 @@ What was done is saved after each epoch and taken up again by the same command.
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -31,14 +31,12 @@ from export.classifier import (
     STRIDE_PX,
     Preset,
     Statistics,
+    build_classifier,
     build_features,
     build_plain,
-    build_tail,
-    build_trunk,
     channel_statistics,
     for_serving,
     highest_loss,
-    join,
     logits_loss,
     map_loss,
 )
@@ -46,6 +44,7 @@ from export.dataset import DatasetError, Sample, read_mask, read_sample
 from export.efficientnet import INPUT_SCALE, INPUT_ZERO_POINT, STAGES
 from export.linear_head import Seen, fit_head, put_head
 from export.logistic import calibrated_loss
+from export.metrics import auroc, confusion_matrix, macro_f1
 from export.taps import TapStore
 from export.train_cnn import TrainingError
 from export.views import Mask, ViewKnobs, cell_cover, random_view
@@ -69,6 +68,10 @@ CHECKPOINT = "checkpoint.npz"
 BEFORE = "before.npz"
 """The weights that a stage began with."""
 
+SHOWN_PICTURES = 14_000
+LEAST_EPOCHS, MOST_EPOCHS = 8, 40
+"""Fine-tuning shows so many pictures, if that is not too few epochs of a large set or too many of a small one."""
+
 FROZEN_BLOCKS = sum(stage.blocks for stage in STAGES[:2])
 """The stem and the first stages, at a quarter of the resolution, are never trained: edges are edges everywhere."""
 
@@ -81,11 +84,11 @@ class ClassifierKnobs:
         preset: `lite0`, or one of the plain networks.
         minutes: time budget of the training; None: the epochs alone say how long.
         side_px: pictures are scaled so that the square root of their median area is this; None: see `working_scale`.
-        views: how many views of each picture are kept for the head and the deep stages.
-        deep_epochs, fine_epochs: of the head and the deep stages, of the network; 0 leaves a stage out.
+        views: how many views of each picture are kept for the head.
+        epochs: of fine-tuning; 0 leaves it out; None: by the number of pictures.
         plain_epochs: of a plain network.
         batch: pictures a step.
-        deep_rate, fine_rate, plain_rate: largest learning rates.
+        rate, plain_rate: largest learning rates.
         optimizer: `adam` (with decoupled weight decay), or `sgd` with momentum 0.9.
         weight_decay: of the optimizer.
         dropout: share of features left out.
@@ -100,19 +103,17 @@ class ClassifierKnobs:
     preset: Preset = "lite0"
     minutes: float | None = 30.0
     side_px: int | None = None
-    views: int = 6
-    deep_epochs: int = 14
-    fine_epochs: int = 8
+    views: int = 2
+    epochs: int | None = None
     plain_epochs: int = 40
     batch: int = 16
-    deep_rate: float = 2e-4
-    fine_rate: float = 1e-4
+    rate: float = 2.5e-4
     plain_rate: float = 1e-3
     optimizer: Literal["adam", "sgd"] = "adam"
-    weight_decay: float = 0.02
+    weight_decay: float = 0.05
     dropout: float = 0.2
     smoothing: float = 0.05
-    balance: float = 1.0
+    balance: float = 0.5
     patience: int = 0
     memory_mb: int = 3000
     seed: int = 0
@@ -145,9 +146,10 @@ class LoadedPicture:
     mask: Mask | None
 
 
-Batch = tuple[list[Any], list[Any]]
+Batch = tuple[npt.NDArray[np.float32], list[Any]]
 Source = Callable[[Sequence[int], np.random.Generator], Batch]
 Say = Callable[[str], None]
+Redraw = Callable[[LoadedPicture, np.random.Generator], LoadedPicture]
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +157,7 @@ class _Stage:
     name: str
     model: keras.Model
     source: Source
-    whole: Callable[[LoadedPicture], list[Any]]
+    whole: Callable[[LoadedPicture], npt.NDArray[np.float32]]
     epochs: int
     rate: float
     share: float
@@ -221,6 +223,7 @@ class ClassifierTraining:
         store: TapStore | None = None,
         folder: Path | None = None,
         say: Say = print,
+        redraw: Redraw | None = None,
     ) -> None:
         """Prepare a training.
 
@@ -232,6 +235,7 @@ class ClassifierTraining:
             store: kept views to share between trainings on parts of the same data; None makes one.
             folder: receives the checkpoint; None: nothing is saved.
             say: takes the progress lines.
+            redraw: what a picture becomes each time that fine-tuning shows it, before it is made a view; None: itself.
 
         Raises:
             DatasetError: there is nothing to train on, or one class only.
@@ -249,6 +253,7 @@ class ClassifierTraining:
         self._store = store
         self._folder = folder
         self._say = say
+        self._redraw = redraw or _as_it_is
         counts = np.bincount([item.label for item in train], minlength=len(labels)).astype(np.float64)
         weights = np.maximum(counts, 1) ** -knobs.balance
         self._weights = np.asarray(weights / (weights * counts).sum() * counts.sum(), np.float32)
@@ -289,41 +294,21 @@ class ClassifierTraining:
 
     def _train_pretrained(self) -> TrainedClassifier:
         knobs = self._knobs
-        trunk = build_trunk(knobs.channels)
-        store = self._store or TapStore(
-            build_features(trunk, knobs.channels), self.preprocessing, knobs.view, knobs.seed
-        )
+        store = self._store or TapStore(build_features(knobs.channels), self.preprocessing, knobs.view, knobs.seed)
         statistics = self._keep_views(store)
         labels, defects = len(self._labels), len(self._defects)
-        tail = build_tail(labels, defects, knobs.dropout, statistics)
-        whole = join(trunk, tail, knobs.channels)
-
-        def from_views(chosen: Sequence[int], rng: np.random.Generator) -> Batch:
-            return self._from_kept_views(store, chosen, rng)
-
-        def as_kept(item: LoadedPicture) -> list[Any]:
-            taps = store.view(item, 0)
-            valid = np.ones((1, *taps.fine.shape[:2], 1), np.float32)
-            return [taps.fine[None].astype(np.float32), taps.coarse[None].astype(np.float32), valid]
-
-        deep = _Stage("deep stages", tail, from_views, as_kept, knobs.deep_epochs, knobs.deep_rate, 0.3, lambda _: True)
-        fine = _Stage(
-            "whole network",
-            whole,
-            self._from_pictures,
-            self._as_served,
-            knobs.fine_epochs,
-            knobs.fine_rate,
-            0.35,
-            _is_late,
-        )
+        network = build_classifier(knobs.channels, labels, defects, knobs.dropout, statistics)
+        epochs = knobs.epochs
+        if epochs is None:
+            epochs = int(np.clip(round(SHOWN_PICTURES / len(self._pictures)), LEAST_EPOCHS, MOST_EPOCHS))
+        fine = _Stage("fine-tuning", network, self._from_pictures, self._as_served, epochs, knobs.rate, 0.6, _is_late)
         if not (self._folder and (self._folder / CHECKPOINT).is_file()):
-            self._fit_head(store, statistics, tail)
-        self._run([stage for stage in (deep, fine) if stage.epochs > 0])
-        serving = for_serving(trunk, tail, knobs.channels, labels, defects, statistics)
+            self._fit_head(store, statistics, network)
+        self._run([fine] if epochs else [])
+        serving = for_serving(network, knobs.channels, labels, defects, statistics)
         return TrainedClassifier(serving, self.preprocessing, (INPUT_SCALE, INPUT_ZERO_POINT))
 
-    def _fit_head(self, store: TapStore, statistics: Statistics, tail: keras.Model) -> None:
+    def _fit_head(self, store: TapStore, statistics: Statistics, network: keras.Model) -> None:
         began = time.monotonic()
         pictures = [
             Seen(item.label, item.sample.group, [store.view(item, view) for view in range(self._views)])
@@ -332,14 +317,14 @@ class ClassifierTraining:
         weights = [float(weight) for weight in self._weights]
         good = next((label for label in range(len(self._labels)) if label not in self._defects), None)
         head = fit_head(pictures, len(self._labels), good, weights, statistics, self._knobs.seed, self._say)
-        put_head(tail, head)
+        put_head(network, head)
         self._say(
             f"head: penalty {head.penalty:g}, loss {head.loss:.3f} on parts left out in turn, "
             f"{(time.monotonic() - began) / 60:.1f} min"
         )
 
     def _keep_views(self, store: TapStore) -> Statistics:
-        """Compute the trunk's outputs, as many views as time and memory allow."""
+        """Compute the features of as many views as time and memory allow."""
         knobs = self._knobs
         limit_s = 0.2 * 60 * knobs.minutes if knobs.minutes else math.inf
         began = time.monotonic()
@@ -352,7 +337,6 @@ class ClassifierTraining:
                     break
             store.keep(self._pictures, view, self._say)
             self._views = view + 1
-        store.keep(self._validation, 0, self._say)
         self._say(
             f"kept {self._views} views of {len(self._pictures)} pictures, {store.megabytes:.0f} MB, "
             f"{(time.monotonic() - began) / 60:.1f} min"
@@ -365,21 +349,8 @@ class ClassifierTraining:
         deep = channel_statistics([item.deep for item in taps if item.deep is not None])
         return Statistics((fine[0], coarse[0], deep[0]), (fine[1], coarse[1], deep[1]))
 
-    def _from_kept_views(self, store: TapStore, chosen: Sequence[int], rng: np.random.Generator) -> Batch:
-        pictures = [self._pictures[index] for index in chosen]
-        taps = [store.view(item, int(rng.integers(self._views))) for item in pictures]
-        rows, columns = (max(item.coarse.shape[axis] for item in taps) for axis in (0, 1))
-        fine = np.zeros((len(taps), 2 * rows, 2 * columns, taps[0].fine.shape[2]), np.float32)
-        coarse = np.zeros((len(taps), rows, columns, taps[0].coarse.shape[2]), np.float32)
-        valid = np.zeros((*fine.shape[:3], 1), np.float32)
-        for index, item in enumerate(taps):
-            fine[index, : item.fine.shape[0], : item.fine.shape[1]] = item.fine
-            coarse[index, : item.coarse.shape[0], : item.coarse.shape[1]] = item.coarse
-            valid[index, : item.fine.shape[0], : item.fine.shape[1]] = 1
-        return [fine, coarse, valid], self._targets(pictures, [item.cover for item in taps], valid)
-
     def _from_pictures(self, chosen: Sequence[int], rng: np.random.Generator) -> Batch:
-        pictures = [self._pictures[index] for index in chosen]
+        pictures = [self._redraw(self._pictures[index], rng) for index in chosen]
         # One size for the batch: that of the picture in the middle; the others are stretched a little more or less.
         middle = pictures[len(pictures) // 2].pixels
         height, width = (
@@ -387,17 +358,13 @@ class ClassifierTraining:
         )
         inputs, covers = self._views_of(pictures, (height, width), rng)
         real = (inputs.astype(np.float32) - INPUT_ZERO_POINT) * np.float32(INPUT_SCALE)
-        stride_px = self.preprocessing.stride_px
-        valid = np.ones((len(pictures), height // stride_px, width // stride_px, 1), np.float32)
-        return [real, valid], self._targets(pictures, covers, valid)
+        return real, self._targets(pictures, covers, (height, width))
 
     def _from_plain_pictures(self, chosen: Sequence[int], rng: np.random.Generator) -> Batch:
         pictures = [self._pictures[index] for index in chosen]
         side_px = PLAIN_SIDE_PX[self._knobs.preset]
         inputs, covers = self._views_of(pictures, (side_px, side_px), rng)
-        cells = side_px // self.preprocessing.stride_px
-        valid = np.ones((len(pictures), cells, cells, 1), np.float32)
-        return [inputs.astype(np.float32) / np.float32(255)], self._targets(pictures, covers, valid)
+        return inputs.astype(np.float32) / np.float32(255), self._targets(pictures, covers, (side_px, side_px))
 
     def _views_of(
         self, pictures: Sequence[LoadedPicture], size: tuple[int, int], rng: np.random.Generator
@@ -416,9 +383,9 @@ class ClassifierTraining:
         self,
         pictures: Sequence[LoadedPicture],
         covers: Sequence[npt.NDArray[np.uint8] | None],
-        valid: npt.NDArray[np.float32],
+        size: tuple[int, int],
     ) -> list[Any]:
-        count, rows, columns = valid.shape[:3]
+        count, (rows, columns) = len(pictures), (edge // self.preprocessing.stride_px for edge in size)
         logits = np.zeros((count, len(self._labels) + 1), np.float32)
         cells = np.zeros((count, rows, columns, len(self._defects) + 1), np.float32)
         highest = np.zeros((count, len(self._defects) + 1), np.float32)
@@ -431,7 +398,7 @@ class ClassifierTraining:
                 highest[index, kind] = 1
             if good or cover is not None:
                 # Every cell of a good picture is known to be good, mask or not.
-                cells[index, ..., -1] = valid[index, ..., 0]
+                cells[index, ..., -1] = 1
             if kind is not None and cover is not None:
                 cells[index, : cover.shape[0], : cover.shape[1], kind] = cover
             highest[index, -1] = 0 if cover is not None else weight
@@ -450,7 +417,7 @@ class ClassifierTraining:
         self, stages: Sequence[_Stage], number: int, first_epoch: int, spent_s: float, path: Path | None
     ) -> None:
         stage, knobs = stages[number], self._knobs
-        for layer in _leaves(stage.model):
+        for layer in stage.model.layers:
             layer.trainable = stage.trains(layer.name)
         stage.model.compile(
             optimizer=self._optimizer(stage.rate),
@@ -479,13 +446,12 @@ class ClassifierTraining:
         """Returns the mean loss; ends early when the time is over."""
         losses = []
         batches = math.ceil(len(self._pictures) / self._batch)
-        for step, chosen in enumerate(self._batches(number, epoch)):
+        for step, (inputs, targets) in enumerate(self._prepared(stage, number, epoch)):
             done = max((epoch + step / batches) / stage.epochs, clock.share)
             if done >= 1:
                 break
             stage.model.optimizer.learning_rate.assign(_rate(stage.rate, done))
-            inputs, targets = stage.source(chosen, np.random.default_rng((self._knobs.seed, number, epoch, step)))
-            loss = float(stage.model.train_on_batch(inputs if len(inputs) > 1 else inputs[0], targets)[0])
+            loss = float(stage.model.train_on_batch(inputs, targets)[0])
             # Keras averages the loss since the last reset.
             stage.model.reset_metrics()
             if not np.isfinite(loss):
@@ -499,27 +465,57 @@ class ClassifierTraining:
                 )
         return float(np.mean(losses)) if losses else math.nan
 
+    def _prepared(self, stage: _Stage, number: int, epoch: int) -> Iterator[Batch]:
+        """The batches of an epoch, each made while the one before is learnt from."""
+
+        def make(step: int, chosen: Sequence[int]) -> Batch:
+            return stage.source(chosen, np.random.default_rng((self._knobs.seed, number, epoch, step)))
+
+        with ThreadPoolExecutor(1) as maker:
+            ready: Future[Batch] | None = None
+            for step, chosen in enumerate(self._batches(number, epoch)):
+                coming = maker.submit(make, step, chosen)
+                if ready is not None:
+                    yield ready.result()
+                ready = coming
+            if ready is not None:
+                yield ready.result()
+
+    def _validation_logits(self, stage: _Stage) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+        """Logits of unchanged held-out pictures, and their classes."""
+        found = [stage.model.predict_on_batch(stage.whole(item))[0][0] for item in self._validation]
+        return np.asarray(found, np.float64), np.array([item.label for item in self._validation], np.int64)
+
     def _validation_loss(self, stage: _Stage) -> float:
-        """Cross-entropy on unchanged pictures, classes weighted, at the temperature that suits the logits best."""
-        found = []
-        for item in self._validation:
-            inputs = stage.whole(item)
-            found.append(stage.model.predict_on_batch(inputs if len(inputs) > 1 else inputs[0])[0][0])
-        logits = np.asarray(found, np.float64)
-        truth = np.array([item.label for item in self._validation], np.int64)
+        """Cross-entropy, classes weighted, at the temperature that suits the logits best."""
+        logits, truth = self._validation_logits(stage)
         return calibrated_loss(logits, truth, self._weights[truth])
 
+    def _order(self, stage: _Stage) -> float:
+        """How well held-out pictures are told apart: the mean of macro-F1 and the AUROC of good against the rest.
+
+        Cross-entropy is no judge of that: a few parts that are wrong for certain outweigh all that got better.
+        """
+        logits, truth = self._validation_logits(stage)
+        figures = [macro_f1(confusion_matrix(truth, logits.argmax(axis=1), len(self._labels)))]
+        good = set(range(len(self._labels))) - set(self._defects)
+        if good:
+            bad = np.logaddexp.reduce(logits[:, self._defects], axis=1) - logits[:, good.pop()]
+            figures += [area for area in [auroc(np.isin(truth, self._defects), bad)] if area is not None]
+        return float(np.mean(figures))
+
     def _keep_the_better(self, stage: _Stage, before: Sequence[Any]) -> None:
-        """Put the weights from before the stage back unless it has made things better."""
+        """Put the weights from before the stage back if it has made things worse."""
         trained = stage.model.get_weights()
-        after_loss = self._validation_loss(stage)
+        after = self._order(stage)
         stage.model.set_weights(before)
-        before_loss = self._validation_loss(stage)
-        if after_loss < before_loss:
+        earlier = self._order(stage)
+        if after >= earlier:
             stage.model.set_weights(trained)
-        verdict = "kept" if after_loss < before_loss else "not kept"
+        verdict = "kept" if after >= earlier else "not kept"
         self._say(
-            f"{stage.name}: loss on held-out pictures {before_loss:.3f} before, {after_loss:.3f} after: {verdict}"
+            f"{stage.name}: mean of macro-F1 and AUROC on held-out pictures {earlier:.3f} before, {after:.3f} after: "
+            f"{verdict}"
         )
 
     def _before(self, stage: _Stage, number: int, path: Path | None, *, resumed: bool) -> list[Any]:
@@ -535,19 +531,18 @@ class ClassifierTraining:
         stage.model.set_weights(now)
         return before
 
-    def _as_served(self, item: LoadedPicture) -> list[Any]:
+    def _as_served(self, item: LoadedPicture) -> npt.NDArray[np.float32]:
         size = input_size(item.pixels, self.preprocessing, (0, 0))
-        tensor = np.empty((*size, self._knobs.channels), np.uint8)
-        write_input(item.pixels, tensor, self.preprocessing)
-        stride_px = self.preprocessing.stride_px
-        valid = np.ones((1, size[0] // stride_px, size[1] // stride_px, 1), np.float32)
-        return [(tensor[None].astype(np.float32) - INPUT_ZERO_POINT) * np.float32(INPUT_SCALE), valid]
+        return (self._written(item, size).astype(np.float32) - INPUT_ZERO_POINT) * np.float32(INPUT_SCALE)
 
-    def _as_plain(self, item: LoadedPicture) -> list[Any]:
+    def _as_plain(self, item: LoadedPicture) -> npt.NDArray[np.float32]:
         side_px = PLAIN_SIDE_PX[self._knobs.preset]
-        tensor = np.empty((side_px, side_px, self._knobs.channels), np.uint8)
-        write_input(item.pixels, tensor, self.preprocessing)
-        return [tensor[None].astype(np.float32) / np.float32(255)]
+        return self._written(item, (side_px, side_px)).astype(np.float32) / np.float32(255)
+
+    def _written(self, item: LoadedPicture, size: tuple[int, int]) -> Pixels:
+        tensor = np.empty((1, *size, self._knobs.channels), np.uint8)
+        write_input(item.pixels, tensor[0], self.preprocessing)
+        return tensor
 
     def _batches(self, stage: int, epoch: int) -> Iterator[list[int]]:
         """Batches of pictures of about the same size, in another order each epoch."""
@@ -568,6 +563,10 @@ class ClassifierTraining:
         if self._knobs.optimizer == "sgd":
             return keras.optimizers.SGD(rate, momentum=0.9, weight_decay=decay * rate, global_clipnorm=1.0)
         return keras.optimizers.AdamW(rate, weight_decay=decay, global_clipnorm=1.0)
+
+
+def _as_it_is(item: LoadedPicture, _: np.random.Generator) -> LoadedPicture:
+    return item
 
 
 def _batch_of(pictures: Sequence[Pixels], preprocessing: Preprocessing, knobs: ClassifierKnobs) -> int:
@@ -632,14 +631,6 @@ class _Best:
 def _is_late(name: str) -> bool:
     block = name.split("_", 1)[0].removeprefix("block")
     return not name.startswith("stem") and not (block.isdecimal() and int(block) < FROZEN_BLOCKS)
-
-
-def _leaves(model: keras.Model) -> Iterator[Any]:
-    for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            yield from _leaves(layer)
-        else:
-            yield layer
 
 
 def _rate(peak: float, done: float) -> float:

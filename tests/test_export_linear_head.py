@@ -2,6 +2,7 @@
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -108,6 +109,24 @@ def test_masks_teach_the_map_where_defects_are() -> None:
     right, near = found_share(fitted(good=True, masked=True), good=True)
     assert right >= 0.95
     assert near >= 0.95
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_few_cells_of_good_pictures_are_taken_for_defects(masked: bool) -> None:
+    head = fitted(good=True, masked=masked)
+    rng = np.random.default_rng(13)
+    alarms = []
+    for _ in range(40):
+        taps, _ = draw(rng, None, masked=False)
+        assert taps.deep is not None
+        grids = [
+            np.asarray(part, np.float64).repeat(ratio, 0).repeat(ratio, 1)
+            for part, ratio in ((taps.fine, 1), (taps.coarse, 2), (taps.deep, 4))
+        ]
+        maps = head.cells.logits(np.concatenate(grids, axis=-1))
+        smooth = np.mean([maps[i : i + 10, j : j + 14] for i in range(3) for j in range(3)], axis=0)
+        alarms.append((smooth > 0).any(axis=-1).mean())
+    assert np.mean(alarms) < 0.05
 
 
 def test_the_map_finds_the_place_without_a_mask() -> None:

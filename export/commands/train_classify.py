@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
 
-from export.classifier import PRESETS, FloatClassifier, Preset, build_features, build_trunk
+from export.classifier import PRESETS, FloatClassifier, Preset, build_features
 from export.evaluate import score_samples
 from export.finish import Candidate, Demands, finish
 from export.package import Draft, quality_limits
@@ -121,16 +121,14 @@ def knobs_of(request: Request) -> ClassifierKnobs:
     defaults = ClassifierKnobs()
     preset = _preset(request.preset)
     rate: float | None = given.get("rate")
-    usual = defaults.deep_rate if preset == "lite0" else defaults.plain_rate
-    factor = rate / usual if rate else 1.0
     changes: dict[str, Any] = {} if preset == "lite0" else _textbook(len(request.dataset.splits["train"]), defaults)
     changes |= {
         name: given[name] for name in ("optimizer", "weight_decay", "dropout", "patience", "views") if name in given
     }
     if "epochs" in given:
-        changes |= dict.fromkeys(("deep_epochs", "fine_epochs", "plain_epochs"), given["epochs"])
-    for name in ("deep_rate", "fine_rate", "plain_rate"):
-        changes[name] = getattr(defaults, name) * factor
+        changes |= dict.fromkeys(("epochs", "plain_epochs"), given["epochs"])
+    if rate is not None:
+        changes |= dict.fromkeys(("rate", "plain_rate"), rate)
     if preset != "lite0" and given.get("epochs") == 0:
         raise DatasetError(f"--epochs 0: the preset {preset} has no pretrained features; at least 1")
     if preset != "lite0" and request.size_px is not None:
@@ -194,8 +192,6 @@ def _shared_store(request: Request, knobs: ClassifierKnobs, pictures: list[Loade
     preprocessing = classifier_preprocessing([item.pixels for item in pictures], knobs)
     key = f"views at {preprocessing.scale:.6f}"
     if key not in request.kept:
-        request.kept[key] = TapStore(
-            build_features(build_trunk(knobs.channels), knobs.channels), preprocessing, knobs.view, knobs.seed
-        )
+        request.kept[key] = TapStore(build_features(knobs.channels), preprocessing, knobs.view, knobs.seed)
     store: TapStore = request.kept[key]
     return store
