@@ -2,11 +2,12 @@
 
     station-export train DIR --task anomaly
 
-Two opinions of each patch are added. The first is how far its pretrained features lie from those of good parts: a
-Gaussian over whitened features of an eighth, a sixteenth and a thirty-second of the resolution (Defard et al., ICPR
-2021, "PaDiM", with one Gaussian for all places, since parts need not lie alike). The whitening stands in the graph, so
-that only a Euclidean distance is left to do outside of it. The second is a map that has learned to find defects drawn
-on good pictures. Both are brought to one scale on good pictures that were held out.
+The network learns to find defects that are drawn on good pictures, anew each time that a picture is shown. Then two
+opinions of each patch are added. The first is how far its features lie from those of good parts: a Gaussian over
+whitened features of an eighth, a sixteenth and a thirty-second of the resolution (Defard et al., ICPR 2021, "PaDiM",
+with one Gaussian for all places, since parts need not lie alike). The whitening stands in the graph, so that only a
+Euclidean distance is left to do outside of it. The second is the map that has learned to find drawn defects. Both are
+brought to one scale on good pictures that were held out.
 """
 
 import io
@@ -20,7 +21,7 @@ import numpy.typing as npt
 from keras import layers, ops
 
 from export.classifier import COARSE_STAGE, FINE_STAGE
-from export.dataset import DatasetError, Sample
+from export.dataset import DatasetError
 from export.efficientnet import INPUT_SCALE, INPUT_ZERO_POINT, STAGES
 from export.synthetic import draw_defects
 from export.train_classifier import ClassifierKnobs, ClassifierTraining, LoadedPicture, Say
@@ -35,8 +36,8 @@ FEATURES = 240
 """Principal components of the patches' 472 features that are kept, those with the largest variance."""
 
 GOOD, DRAWN = 0, 1
-DRAWN_COPIES = 1.0
-"""Pictures with drawn defects for each good one."""
+EPOCHS = 4
+"""In each of them every good picture is shown once as it is and once with defects."""
 
 SHRINKAGE = 0.01
 """Added to the eigenvalues of the features' correlation: with few pictures the smallest ones are noise."""
@@ -68,8 +69,8 @@ class TrainedAnomaly:
 
 
 def anomaly_knobs(knobs: ClassifierKnobs) -> ClassifierKnobs:
-    """The classifier's knobs as an anomaly model takes them: features stay as ImageNet made them."""
-    return replace(knobs, epochs=0, balance=0.0)
+    """The classifier's knobs as an anomaly model takes them; a few epochs are enough to learn what is usual."""
+    return replace(knobs, epochs=EPOCHS if knobs.epochs is None else knobs.epochs, views=1, balance=0.0)
 
 
 def train_anomaly(
@@ -96,14 +97,25 @@ def train_anomaly(
             "an anomaly model needs at least two pictures of good parts to train on; some dozens are usual"
         )
     clean = [LoadedPicture(item.sample, GOOD, item.pixels, None) for item in good]
+    bases = {f"{item.sample.name} (drawn)": item for item in clean}
+    drawn = [
+        _drawn(item, name, clean, np.random.default_rng((knobs.seed, 11, number)))
+        for number, (name, item) in enumerate(bases.items())
+    ]
+
+    def redraw(item: LoadedPicture, rng: np.random.Generator) -> LoadedPicture:
+        name = item.sample.name
+        return item if item.label == GOOD else _drawn(bases[name], name, clean, rng)
+
     training = ClassifierTraining(
-        [*clean, *_with_drawn_defects(clean, knobs.seed)],
+        [*clean, *drawn],
         [],
         ("good", ANOMALY_LABEL),
         GOOD,
         knobs,
         folder=folder,
         say=say,
+        redraw=redraw,
     )
     trained = training.train()
     say("fitting the distribution of good patches")
@@ -176,19 +188,9 @@ class FloatAnomaly:
         )
 
 
-def _with_drawn_defects(clean: Sequence[LoadedPicture], seed: int) -> list[LoadedPicture]:
-    drawn = []
-    for number in range(round(DRAWN_COPIES * len(clean))):
-        item = clean[number % len(clean)]
-        rng = np.random.default_rng((seed, 11, number))
-        pixels, mask = draw_defects(item.pixels, clean[int(rng.integers(len(clean)))].pixels, rng)
-        sample = _renamed(item.sample, f"{item.sample.name} (drawn {number})")
-        drawn.append(LoadedPicture(sample, DRAWN, pixels, mask))
-    return drawn
-
-
-def _renamed(sample: Sample, name: str) -> Sample:
-    return replace(sample, name=name, label=DRAWN, mask=None)
+def _drawn(base: LoadedPicture, name: str, clean: Sequence[LoadedPicture], rng: np.random.Generator) -> LoadedPicture:
+    pixels, mask = draw_defects(base.pixels, clean[int(rng.integers(len(clean)))].pixels, rng)
+    return LoadedPicture(replace(base.sample, name=name, label=DRAWN, mask=None), DRAWN, pixels, mask)
 
 
 def _whiten(network: keras.Model, pictures: Sequence[Pixels], preprocessing: Preprocessing, seed: int) -> keras.Model:
