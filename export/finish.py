@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from export.comparison import LayerError, QuantizationLoss, compare, doubts, losses
+from export.comparison import Comparison, LayerError, QuantizationLoss, compare, doubts, losses
 from export.cross_validation import RECORD
 from export.dataset import Dataset, DatasetError, Sample
 from export.evaluate import Detector, Scored, rescore, score_samples
@@ -25,6 +25,7 @@ from export.progress import ProgressLine
 from export.report import REPORT, Report, write_report
 from export.summary import counted
 from export.thresholds import Rule, percent
+from station.adapters.litert_model import LitertModel
 from station.manifest import Manifest, QualityLimits, Thresholds
 
 NEVER_OK = Thresholds(default=0.5, unsure_from=0.0, chosen_on="none: every class is a kind of defect, nothing is ok")
@@ -80,7 +81,8 @@ def finish(
         Path of the bundle, `OUT/NAME.bundle`.
 
     Raises:
-        DatasetError: there are no held-out pictures, or none that can stand in the golden set.
+        DatasetError: there are no held-out pictures, or none that can stand in the golden set; in that case the report
+            is written, the bundle not.
         QuantizationLoss: int8 costs more than the limits and nobody allowed it; the report is written, the bundle not.
         BundleError, GoldenMismatch: the deployed path does not take the model.
     """
@@ -104,8 +106,10 @@ def finish(
     say(f"scoring {len(held_out)} held-out pictures")
     scored = {("validation", "int8"): score(deployed, held_out, "int8, held out")}
     scored["validation", "float"] = score(candidate.exact, held_out, "float, held out")
-    thresholds, doubtful = _thresholds(scored["validation", "int8"], task, draft.manifest(created_at), candidate.rule)
-    warnings = _of_the_data(dataset) + doubtful
+    thresholds, of_threshold = _thresholds(
+        scored["validation", "int8"], task, draft.manifest(created_at), candidate.rule
+    )
+    warnings = _of_the_data(dataset) + of_threshold
     if test := dataset.splits["test"]:
         say(f"scoring {len(test)} test pictures")
         scored["test", "int8"] = score(deployed, test, "int8, test")
@@ -126,7 +130,7 @@ def finish(
     comparison = compare(scored[split, "float"], scored[split, "int8"], task, thresholds, layers)
     figures |= {f"{split}_float": comparison.before, f"{split}_int8": comparison.after}
     found = losses(comparison)
-    warnings += [f"int8 is worse than float: {text}" for text in (*found, *doubts(comparison))]
+    warnings += _of_quantization(comparison, found)
     manifest = draft.manifest(created_at).model_copy(
         update={
             "thresholds": thresholds,
@@ -138,14 +142,16 @@ def finish(
     )
     path = out / f"{draft.name}.bundle"
     sha256, size = "(not written)", len(draft.model)
-    accepted = not found or demands.allow_regression
-    if accepted:
-        candidates = golden_candidates(
-            dataset.splits["validation"], channels, compares=draft.compares, marked=draft.task == "anomaly"
-        )
-        cases, golden = golden_set(deployed, candidates, thresholds)
-        manifest = manifest.model_copy(update={"golden": cases})
-        sha256, size = write_bundle(path, manifest, draft.model, golden, draft.extra).sha256, path.stat().st_size
+    refusal = None if demands.allow_regression else _refusal(found, out)
+    if refusal is None:
+        try:
+            manifest, sha256 = _write(path, manifest, draft, deployed, dataset)
+            size = path.stat().st_size
+        except DatasetError as exc:
+            # How poor the model is shows in the report: it is what the person who trains needs now.
+            refusal = DatasetError(f"{exc}; no bundle is written; see {out / REPORT}")
+    if refusal is not None:
+        warnings.insert(0, str(refusal).removesuffix(f"; see {out / REPORT}"))
     write_report(
         out,
         Report(
@@ -160,6 +166,7 @@ def finish(
             comparison=comparison,
             folds=_folds(out),
             others=demands.others,
+            written=refusal is None,
             warnings=warnings,
             configuration=candidate.configuration,
             further={name: one.record() for name, one in figures.items() if not name.startswith(split)},
@@ -167,11 +174,8 @@ def finish(
     )
     _tell(say, figures, thresholds, warnings)
     say(f"report: {out / REPORT}")
-    if not accepted:
-        raise QuantizationLoss(
-            f"the int8 model is worse than the float one: {'; '.join(found)}; no bundle is written; see "
-            f"{out / REPORT}; train longer or calibrate on more pictures, or accept it with --allow-regression"
-        )
+    if refusal is not None:
+        raise refusal
     say(f"wrote {path}, {size} bytes, sha256 {sha256}")
     return path
 
@@ -190,8 +194,41 @@ def _thresholds(
     choice = choose_for(scored, task, manifest, rule)
     text = f"{len(scored)} held-out pictures, {choice.text}"
     # The page speaks of the test pictures: these are about other ones.
-    warnings = [f"threshold, chosen on held-out pictures: {warning}" for warning in choice.warnings]
+    told = "; ".join(choice.warnings)
+    warnings = [f"threshold, chosen on held-out pictures: {told}"] if told else []
     return Thresholds(default=choice.threshold, chosen_on=text), warnings
+
+
+def _write(
+    path: Path, manifest: Manifest, draft: Draft, deployed: LitertModel, dataset: Dataset
+) -> tuple[Manifest, str]:
+    """Write the bundle with a golden set; returns its manifest and its sha256."""
+    candidates = golden_candidates(
+        dataset.splits["validation"],
+        draft.preprocessing.channels,
+        compares=draft.compares,
+        marked=draft.task == "anomaly",
+    )
+    cases, golden = golden_set(deployed, candidates, manifest.thresholds)
+    manifest = manifest.model_copy(update={"golden": cases})
+    return manifest, write_bundle(path, manifest, draft.model, golden, draft.extra).sha256
+
+
+def _refusal(found: Sequence[str], out: Path) -> QuantizationLoss | DatasetError | None:
+    if not found:
+        return None
+    return QuantizationLoss(
+        f"the int8 model is worse than the float one: {'; '.join(found)}; train longer or calibrate on more pictures, "
+        f"or accept it with --allow-regression; no bundle is written; see {out / REPORT}"
+    )
+
+
+def _of_quantization(comparison: Comparison, found: Sequence[str]) -> list[str]:
+    """What int8 costs for certain, which a refusal repeats in one line, and what it may cost."""
+    warnings = [f"int8 is worse than float: {text}" for text in found]
+    if doubtful := doubts(comparison):
+        warnings.append(f"int8 may be worse than float: {'; '.join(doubtful)}")
+    return warnings
 
 
 def _of_the_data(dataset: Dataset) -> list[str]:

@@ -83,6 +83,7 @@ class Report:
         comparison: with the float model, where it is at hand.
         folds: headline figures of each fold of a cross-validation.
         others: name → headline figures of other models on the same pictures, as the plain presets.
+        written: there is a bundle; a warning says why there is none.
         warnings: what a reader must know before trusting the figures, one sentence each.
         configuration: the resolved knobs.
         further: name → figures for `metrics.json` only, as those of other splits.
@@ -100,6 +101,7 @@ class Report:
     comparison: Comparison | None = None
     folds: Sequence[Mapping[str, float]] = ()
     others: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    written: bool = True
     warnings: Sequence[str] = ()
     configuration: Mapping[str, Any] = field(default_factory=dict)
     further: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -611,6 +613,12 @@ def _next(report: Report) -> str:
             "Are too many good parts rejected, or too many bad ones missed? station-export threshold chooses another "
             "threshold in seconds, without training again."
         )
+    if not report.written:
+        steps.append(
+            "There is no bundle yet. Train longer, or on more pictures. If the verdicts that change below can be "
+            "accepted, --allow-regression writes one all the same."
+        )
+        return page.listed(steps)
     name = f"{manifest.name}.bundle"
     steps += [
         f"Try it on single pictures: station inspect PICTURES --bundle {name} --out marked",
