@@ -198,6 +198,30 @@ def test_folds_share_no_group_and_are_not_trained_twice(tmp_path: Path) -> None:
         cross_validate(replace(request, seed=1), 4, 0, counted)
 
 
+def test_a_fold_without_a_bundle_counts_by_its_figures(tmp_path: Path) -> None:
+    dataset = read_dataset(write_classes(tmp_path / "data", good=20, dent=20))
+    said: list[str] = []
+
+    def poor(request: Request) -> Path:
+        """In place of a training whose second fold is too poor for a bundle."""
+        request.out.mkdir(parents=True)
+        figures = {"test_int8": {"auroc": 0.5}}
+        (request.out / "metrics.json").write_text(json.dumps(figures), encoding="utf-8")
+        if request.out.name == "fold-1":
+            raise DatasetError("train longer; no bundle is written")
+        return request.out / "none.bundle"
+
+    request = Request(dataset, tmp_path / "out", "parts", "1", 1.0, 0, say=said.append)
+    assert cross_validate(request, 3, 0, poor)["auroc"]["mean"] == 0.5
+    assert "fold 2 of 3: train longer; no bundle is written" in said
+
+    def failing(_: Request) -> Path:
+        raise DatasetError("a picture cannot be read")
+
+    with pytest.raises(DatasetError, match="a picture cannot be read"):
+        cross_validate(replace(request, out=tmp_path / "other"), 3, 0, failing)
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
