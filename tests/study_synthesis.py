@@ -86,7 +86,7 @@ def main() -> None:
             study.run(seed, asked.arms)
     rare = (asked.board_defect,) if asked.board_defect else RARE
     for detector in DETECTORS:
-        report(asked.out, f"{asked.parts}{detector}", range(asked.first_seed, asked.first_seed + asked.seeds), rare)
+        report(asked.out, f"{_table(asked)}{detector}", range(asked.first_seed, asked.first_seed + asked.seeds), rare)
 
 
 class Study:
@@ -139,7 +139,7 @@ class Study:
                 print(told, flush=True)
 
     def _cell(self, detector: str, arm: str, seed: int) -> Path:
-        return cell(self._asked.out, f"{self._asked.parts}{detector}", arm, seed)
+        return cell(self._asked.out, f"{_table(self._asked)}{detector}", arm, seed)
 
     def _deal(self, seed: int) -> tuple[list[Sample], list[Sample], list[Sample], list[Sample]]:
         rng = np.random.default_rng((seed, 23))
@@ -180,7 +180,7 @@ class Study:
             count = EACH // len(ways) + (method == "gan") * (EACH % len(ways))
             knobs = GanKnobs(preset=preset, minutes=math.inf, steps=self._asked.gan_steps, seed=seed)
             # The mix goes on from the network of the default GAN: the same checkpoint, nothing is trained twice.
-            folder = self._asked.out / f"gan-{preset}-{self._asked.parts}-{seed}" if method == "gan" else None
+            folder = self._asked.out / f"gan-{preset}-{_table(self._asked)}-{seed}" if method == "gan" else None
             order = Order(self._classes, count, method, knobs, seed=seed)
             made: list[Made] = make(part, material, order, folder=folder, say=_quiet)
             prefix = f"{arm}-{method}-{self._asked.parts}-{seed}"
@@ -191,6 +191,11 @@ class Study:
 def _quiet(line: str) -> None:
     if "diversity" in line:
         print(f"  {line}", flush=True)
+
+
+def _table(asked: argparse.Namespace) -> str:
+    """Cells of another number of parts, or of boards, are another table."""
+    return f"{asked.board_defect}-{asked.parts}" if asked.board_defect else str(asked.parts)
 
 
 def _by_part(dataset: Dataset, label: int | None) -> dict[str, list[Sample]]:
