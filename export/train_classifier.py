@@ -6,8 +6,7 @@ The pretrained network is trained in two stages. At first all of it stays as it 
 few views of each picture and kept, and the best linear head on them is found (`export.linear_head`). From there on
 fine-tuning bends the features and does not tear them (Kumar et al., ICLR 2022, "LP-FT"): all but the first blocks are
 trained from pictures on, on views that are new each time. That ends after its epochs, or when its share of the time is
-spent, and its result stands only if the held-out pictures are better told apart than before: with few parts they may
-not be. The plain networks have one stage.
+spent, and is undone if held-out pictures are certainly told apart worse than before. The plain networks have one stage.
 
 What was done is saved after each epoch and taken up again by the same command.
 """
@@ -67,6 +66,10 @@ SAY_EVERY_S = 10.0
 CHECKPOINT = "checkpoint.npz"
 BEFORE = "before.npz"
 """The weights that a stage began with."""
+
+DRAWS = 200
+CERTAIN = 0.9
+"""Share of the draws of held-out parts in which a stage has to be worse to be undone."""
 
 SHOWN_PICTURES = 14_000
 LEAST_EPOCHS, MOST_EPOCHS = 8, 40
@@ -438,7 +441,7 @@ class ClassifierTraining:
         best.put_back(stage.model)
         self._say(f"{stage.name}: {epoch} epochs, loss {loss:.3f}, {clock.spent_s / 60:.1f} min")
         if stage.doubtful and self._validation:
-            self._keep_the_better(stage, before)
+            self._keep_unless_worse(stage, before)
         if path:
             save(path, [item.model for item in stages], number + 1, 0, 0.0)
 
@@ -491,12 +494,11 @@ class ClassifierTraining:
         logits, truth = self._validation_logits(stage)
         return calibrated_loss(logits, truth, self._weights[truth])
 
-    def _order(self, stage: _Stage) -> float:
-        """How well held-out pictures are told apart: the mean of macro-F1 and the AUROC of good against the rest.
+    def _order(self, logits: npt.NDArray[np.float64], truth: npt.NDArray[np.int64]) -> float:
+        """How well pictures are told apart: the mean of macro-F1 and the AUROC of good against the rest.
 
         Cross-entropy is no judge of that: a few parts that are wrong for certain outweigh all that got better.
         """
-        logits, truth = self._validation_logits(stage)
         figures = [macro_f1(confusion_matrix(truth, logits.argmax(axis=1), len(self._labels)))]
         good = set(range(len(self._labels))) - set(self._defects)
         if good:
@@ -504,18 +506,29 @@ class ClassifierTraining:
             figures += [area for area in [auroc(np.isin(truth, self._defects), bad)] if area is not None]
         return float(np.mean(figures))
 
-    def _keep_the_better(self, stage: _Stage, before: Sequence[Any]) -> None:
-        """Put the weights from before the stage back if it has made things worse."""
+    def _keep_unless_worse(self, stage: _Stage, before: Sequence[Any]) -> None:
+        """Put the weights from before the stage back if held-out parts say for certain that it has made things worse.
+
+        Training usually helps, and a few held-out parts are no proof that it did not: it is undone only if things are
+        worse in nearly all of the draws of parts with replacement.
+        """
         trained = stage.model.get_weights()
-        after = self._order(stage)
+        after, truth = self._validation_logits(stage)
         stage.model.set_weights(before)
-        earlier = self._order(stage)
-        if after >= earlier:
+        earlier, _ = self._validation_logits(stage)
+        _, parts = np.unique([item.sample.group for item in self._validation], return_inverse=True)
+        members = [np.flatnonzero(parts == part) for part in range(parts.max() + 1)]
+        rng = np.random.default_rng((self._knobs.seed, 29))
+        worse = 0
+        for _ in range(DRAWS):
+            drawn = np.concatenate([members[index] for index in rng.integers(len(members), size=len(members))])
+            worse += self._order(after[drawn], truth[drawn]) < self._order(earlier[drawn], truth[drawn])
+        kept = worse < CERTAIN * DRAWS
+        if kept:
             stage.model.set_weights(trained)
-        verdict = "kept" if after >= earlier else "not kept"
         self._say(
-            f"{stage.name}: mean of macro-F1 and AUROC on held-out pictures {earlier:.3f} before, {after:.3f} after: "
-            f"{verdict}"
+            f"{stage.name}: mean of macro-F1 and AUROC on held-out pictures {self._order(earlier, truth):.3f} before, "
+            f"{self._order(after, truth):.3f} after: {'kept' if kept else 'not kept'}"
         )
 
     def _before(self, stage: _Stage, number: int, path: Path | None, *, resumed: bool) -> list[Any]:
