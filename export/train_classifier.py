@@ -439,7 +439,8 @@ class ClassifierTraining:
             if path:
                 save(path, [item.model for item in stages], number, epoch, clock.spent_s)
         best.put_back(stage.model)
-        self._say(f"{stage.name}: {epoch} epochs, loss {loss:.3f}, {clock.spent_s / 60:.1f} min")
+        reached = "" if math.isnan(loss) else f"loss {loss:.3f}, "
+        self._say(f"{stage.name}: {epoch} epochs, {reached}{clock.spent_s / 60:.1f} min")
         if stage.doubtful and self._validation:
             self._keep_unless_worse(stage, before)
         if path:
@@ -461,7 +462,7 @@ class ClassifierTraining:
                 raise TrainingError(f"the loss is not finite in the stage {stage.name}; try a smaller rate")
             losses.append(loss)
             if done > 0 and clock.due():
-                left_s = min(clock.spent_s * (1 / done - 1), clock.limit_s - clock.spent_s)
+                left_s = max(0.0, min(clock.spent_s * (1 / done - 1), clock.limit_s - clock.spent_s))
                 self._say(
                     f"{name}, epoch {epoch + 1} of {stage.epochs}: loss {np.mean(losses):.3f}, "
                     f"{left_s / 60:.1f} min left in this stage"
