@@ -257,6 +257,10 @@ class ClassifierTraining:
         self._folder = folder
         self._say = say
         self._redraw = redraw or _as_it_is
+        self.head_loss = math.nan
+        """Cross-entropy of the fitted head on training parts that were left out in turn, in nats."""
+        self.reached: float | None = None
+        """Mean of macro-F1 and AUROC on the held-out pictures, once fine-tuning is over."""
         counts = np.bincount([item.label for item in train], minlength=len(labels)).astype(np.float64)
         weights = np.maximum(counts, 1) ** -knobs.balance
         self._weights = np.asarray(weights / (weights * counts).sum() * counts.sum(), np.float32)
@@ -321,6 +325,7 @@ class ClassifierTraining:
         good = next((label for label in range(len(self._labels)) if label not in self._defects), None)
         head = fit_head(pictures, len(self._labels), good, weights, statistics, self._knobs.seed, self._say)
         put_head(network, head)
+        self.head_loss = head.loss
         self._say(
             f"head: penalty {head.penalty:g}, loss {head.loss:.3f} on parts left out in turn, "
             f"{(time.monotonic() - began) / 60:.1f} min"
@@ -527,9 +532,11 @@ class ClassifierTraining:
         kept = worse < CERTAIN * DRAWS
         if kept:
             stage.model.set_weights(trained)
+        before_order, after_order = self._order(earlier, truth), self._order(after, truth)
+        self.reached = after_order if kept else before_order
         self._say(
-            f"{stage.name}: mean of macro-F1 and AUROC on held-out pictures {self._order(earlier, truth):.3f} before, "
-            f"{self._order(after, truth):.3f} after: {'kept' if kept else 'not kept'}"
+            f"{stage.name}: mean of macro-F1 and AUROC on held-out pictures {before_order:.3f} before, "
+            f"{after_order:.3f} after: {'kept' if kept else 'not kept'}"
         )
 
     def _before(self, stage: _Stage, number: int, path: Path | None, *, resumed: bool) -> list[Any]:

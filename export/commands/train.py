@@ -156,6 +156,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="do not train the two plain networks that the report of a classifier compares with",
     )
     classify.add_argument("--views", type=count_from(1), metavar="N", help="views of each picture that are kept")
+    classify.add_argument(
+        "--search",
+        action="store_true",
+        default=None,
+        help="spend a third of the time on looking for a size, a rate and a dropout that suit the pictures",
+    )
     detect = parser.add_argument_group("options of the task detect", "for those who know what they want")
     detect.add_argument("--steps", type=count_from(1), metavar="N", help="length of the run instead of --minutes")
     detect.add_argument("--batch", type=count_from(1), metavar="N", help="crops a step")
@@ -210,7 +216,7 @@ OPTIONS: dict[Task, tuple[str, ...]] = {
         "widths",
         "calibration",
     ),
-    "classify": (*CLASSIFY_OPTIONS, "no_plain"),
+    "classify": (*CLASSIFY_OPTIONS, "no_plain", "search"),
     "anomaly": CLASSIFY_OPTIONS,
 }
 """Options that only some tasks know."""

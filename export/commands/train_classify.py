@@ -15,6 +15,7 @@ from export.package import Draft, quality_limits
 from export.plain_networks import PLAIN, plain_figures
 from export.request import Request
 from export.samples import DatasetError
+from export.search import search
 from export.taps import TapStore
 from export.train_classifier import (
     ClassifierKnobs,
@@ -54,6 +55,12 @@ def train(request: Request) -> Path:
     settle_knobs(request.out, knobs)
     pictures = load_pictures(dataset.splits["train"], knobs.channels)
     held_out = load_pictures(dataset.splits["validation"], knobs.channels)
+    if request.options.get("search"):
+
+        def store_for(changed: ClassifierKnobs) -> TapStore | None:
+            return _shared_store(request, changed, pictures)
+
+        knobs = search(knobs, pictures, held_out, dataset.labels, dataset.good, store_for, request.out, request.say)
     training = ClassifierTraining(
         pictures,
         held_out,
@@ -131,6 +138,8 @@ def knobs_of(request: Request) -> ClassifierKnobs:
         changes |= dict.fromkeys(("rate", "plain_rate"), rate)
     if preset != "lite0" and given.get("epochs") == 0:
         raise DatasetError(f"--epochs 0: the preset {preset} has no pretrained features; at least 1")
+    if preset != "lite0" and given.get("search"):
+        raise DatasetError(f"--search: the preset {preset} has a size and a rate of its own; leave the option out")
     if preset != "lite0" and request.size_px is not None:
         raise DatasetError(f"--size {request.size_px}: the preset {preset} has a size of its own; leave the option out")
     # The textbooks' 28×28 pictures are grey.

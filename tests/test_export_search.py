@@ -1,0 +1,93 @@
+"""The search for size, rate and dropout: what it takes, what it leaves, and that it is not done twice."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from export import search as module
+from export.samples import Sample, no_boxes
+from export.search import RECORD, search
+from export.train_classifier import ClassifierKnobs, LoadedPicture
+
+KNOBS = ClassifierKnobs(minutes=20.0)
+LABELS = ("good", "bad")
+
+
+def pictures(count: int) -> list[LoadedPicture]:
+    pixels = np.zeros((200, 200), np.uint8)
+    names = [f"{number}.png" for number in range(count)]
+    samples = [Sample(name, Path(name), *no_boxes(), group=name) for name in names]
+    return [LoadedPicture(sample, number % 2, pixels, None) for number, sample in enumerate(samples)]
+
+
+class Trained:
+    """Stands for a training, and knows beforehand what comes of it."""
+
+    losses: dict[int | None, float]
+    orders: dict[tuple[float, float], float]
+    trained: list[ClassifierKnobs]
+
+    def __init__(self, *given: Any, **_: Any) -> None:
+        self._knobs: ClassifierKnobs = given[4]
+        self.head_loss = float("nan")
+        self.reached: float | None = None
+
+    def train(self) -> None:
+        self.trained.append(self._knobs)
+        self.head_loss = self.losses[self._knobs.side_px]
+        if self._knobs.epochs != 0:
+            self.reached = self.orders[round(self._knobs.rate / KNOBS.rate, 3), self._knobs.dropout]
+
+
+def found(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    losses: dict[int | None, float],
+    orders: dict[tuple[float, float], float],
+    knobs: ClassifierKnobs = KNOBS,
+) -> ClassifierKnobs:
+    Trained.losses, Trained.orders, Trained.trained = losses, orders, []
+    monkeypatch.setattr(module, "ClassifierTraining", Trained)
+    return search(knobs, pictures(12), pictures(6), LABELS, 0, lambda _: None, folder, lambda _: None)
+
+
+USUAL = {(1.0, 0.2): 0.80, (0.4, 0.2): 0.70, (2.5, 0.2): 0.75, (1.0, 0.5): 0.78}
+
+
+def test_the_usual_settings_stay_where_nothing_is_clearly_better(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = found(tmp_path, monkeypatch, {None: 0.50, 140: 0.49, 280: 0.60}, {**USUAL, (2.5, 0.2): 0.805})
+    assert (chosen.side_px, chosen.rate, chosen.dropout) == (None, KNOBS.rate, KNOBS.dropout)
+    assert chosen.minutes == pytest.approx(20 * (1 - module.SHARE))
+
+
+def test_a_better_size_is_taken_and_the_rates_are_tried_at_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = found(tmp_path, monkeypatch, {None: 0.50, 140: 0.52, 280: 0.40}, {**USUAL, (0.4, 0.2): 0.86})
+    assert (chosen.side_px, chosen.dropout) == (280, KNOBS.dropout)
+    assert chosen.rate == pytest.approx(0.4 * KNOBS.rate)
+    short = [knobs for knobs in Trained.trained if knobs.epochs != 0]
+    assert {knobs.side_px for knobs in short} == {280}
+    assert all(knobs.minutes is not None and knobs.minutes <= 20 * module.SHARE / 4 for knobs in short)
+
+
+def test_what_was_found_is_not_looked_for_again_unless_the_question_is_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = found(tmp_path, monkeypatch, {None: 0.50, 140: 0.30, 280: 0.60}, {**USUAL, (1.0, 0.5): 0.9})
+    again = found(tmp_path, monkeypatch, {}, {})
+    assert again == first
+    assert not Trained.trained
+    other = ClassifierKnobs(minutes=20.0, side_px=100)
+    chosen = found(tmp_path, monkeypatch, {100: 0.5}, USUAL, other)
+    assert chosen.side_px == 100
+    assert {knobs.side_px for knobs in Trained.trained} == {100}
+
+
+def test_a_damaged_record_is_written_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / RECORD).write_text("{", encoding="utf-8")
+    found(tmp_path, monkeypatch, {None: 0.50, 140: 0.49, 280: 0.60}, USUAL)
+    assert len(Trained.trained) == 7
+    assert '"tried"' in (tmp_path / RECORD).read_text(encoding="utf-8")
