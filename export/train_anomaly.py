@@ -36,7 +36,7 @@ FEATURES = 240
 """Principal components of the patches' 472 features that are kept, those with the largest variance."""
 
 GOOD, DRAWN = 0, 1
-EPOCHS = 4
+EPOCHS = 3
 """In each of them every good picture is shown once as it is and once with defects."""
 
 SHRINKAGE = 0.01
