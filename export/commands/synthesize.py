@@ -110,12 +110,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _refuse(arguments: argparse.Namespace) -> None:
     out: Path = arguments.out
-    if not 1 <= arguments.count <= MAX_PICTURES:
+    if arguments.count > MAX_PICTURES:
         raise DatasetError(f"--count {arguments.count}: expected 1 to {MAX_PICTURES}")
-    if not arguments.minutes > 0:
-        raise DatasetError(f"--minutes {arguments.minutes:g}: expected more than 0")
-    if arguments.steps < 1:
-        raise DatasetError(f"--steps {arguments.steps}: expected 1 or more")
     if out.resolve().is_relative_to(arguments.data.resolve()):
         raise DatasetError(
             f"--out {out}: lies inside of {arguments.data}; look at the pictures first, then copy them there"
