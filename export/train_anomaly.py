@@ -50,6 +50,10 @@ CLEARANCE = 1.5
 SPREADS_A_UNIT = 2.0
 """Standard deviations that make one unit of a score's logit; with fewer, all strong anomalies would score 1.0."""
 
+MAP_SPREADS_A_UNIT = 4.0
+"""The same of the map: it knows drawn defects only, and has half the weight of the distance. On a development fold of
+MagneticTile the AUROC is .907 at the same weight, .916 at half of it and .923 without the map."""
+
 _LEAST_SPREAD = 0.25
 
 
@@ -144,7 +148,7 @@ def fit_scale(
             "offset": float(np.mean(farthest)) + CLEARANCE * spread,
             "width": SPREADS_A_UNIT * spread,
             "map_offset": float(np.mean(strongest)) + CLEARANCE * map_spread,
-            "map_width": SPREADS_A_UNIT * map_spread,
+            "map_width": MAP_SPREADS_A_UNIT * map_spread,
         }
     )
 
