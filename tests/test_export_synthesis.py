@@ -139,6 +139,27 @@ def test_orders_that_cannot_be_carried_out_are_refused(
     assert not (tmp_path / "out").exists()
 
 
+def test_copied_pictures_train_beside_masks_of_another_format(tmp_path: Path) -> None:
+    rng = np.random.default_rng(8)
+    grey = rng.integers(60, 200, (8, 40, 48)).astype(np.uint8)
+    for label in ("good", "bad"):
+        (tmp_path / label).mkdir()
+        for number, pixels in enumerate(grey):
+            cv2.imwrite(str(tmp_path / label / f"{number}.jpg"), pixels if label == "bad" else 255 - pixels)
+            if label == "bad":
+                cv2.imwrite(str(tmp_path / label / f"{number}.png"), np.where(pixels > 190, 255, 0).astype(np.uint8))
+    # Fewer than there are masks: a lone PNG would be taken for a mask whose picture is lost.
+    for number in range(2):
+        name = tmp_path / "bad" / f"synthetic-drawn-{number}"
+        name.with_suffix(".png").write_bytes(encode(grey[number] // 2, {}, ["0" * 64]))
+        cv2.imwrite(f"{name}_mask.png", np.full((40, 48), 255, np.uint8))
+    dataset = read_dataset(tmp_path)
+    made = [sample for sample in dataset.samples if sample.synthetic is not None]
+    assert [sample.mask is not None for sample in made] == [True, True]
+    assert {sample.name for sample in made} <= {sample.name for sample in dataset.splits["train"]}
+    assert not [problem for problem in dataset.problems if "mask without" in str(problem)]
+
+
 @pytest.mark.parametrize("option", ["--count", "--minutes"])
 def test_nothing_to_make_is_refused(
     parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str

@@ -62,7 +62,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="receives the pictures; must be empty")
     parser.add_argument("--method", choices=list(METHODS), default="cut-and-paste", help="how (default: %(default)s)")
     parser.add_argument("--good", metavar="NAME", help="the class without defects (default: found by its name)")
-    parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn (default: %(default)s)")
+    parser.add_argument(
+        "--seed", type=count_from(0), metavar="N", default=0, help="of everything that is drawn (default: %(default)s)"
+    )
     gan = parser.add_argument_group("gan")
     gan.add_argument("--preset", choices=GAN_PRESETS, default="default", help="which networks (default: %(default)s)")
     gan.add_argument("--minutes", type=positive, default=25.0, metavar="M", help="time to learn (default: %(default)s)")

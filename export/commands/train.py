@@ -119,7 +119,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="pictures of each class of defects (default: %(default)s)",
     )
     parser.add_argument(
-        "--seed", type=int, metavar="N", default=0, help="of weights and augmentation (default: %(default)s)"
+        "--seed", type=count_from(0), metavar="N", default=0, help="of weights and augmentation (default: %(default)s)"
     )
     parser.add_argument(
         "--name", metavar="NAME", help="of the bundle and its file (default: detector, classifier or anomaly)"

@@ -21,6 +21,7 @@ from pathlib import Path
 from export.layouts.files import SPLIT_NAMES, files_in, folders_in, has_pictures, strangers, walk
 from export.pictures import is_picture
 from export.samples import DatasetError, Listing, Problem, Sample, Split, no_boxes
+from export.synthesis.marks import PREFIX
 
 MASK_FOLDERS = frozenset({"ground_truth", "ground_truths", "groundtruth", "mask", "masks"})
 MASK_ENDINGS = ("_mask", "_label", "_gt")
@@ -242,12 +243,12 @@ def _without_picture(pictures: Sequence[Path], masks: set[Path]) -> set[Path]:
     """What is called as a mask is and stands where its picture should stand, in a class's folder.
 
     Where every picture is called so, it is what they are called. A PNG by itself is a mask when the other PNG files of
-    the folder are masks of pictures in another format.
+    the folder are masks of pictures in another format, unless it is called synthetic: those are PNG among all formats.
     """
     called = {path for path in pictures if path.stem.lower().endswith(MASK_ENDINGS)}
     lost = called if masks or len(called) < len(pictures) else set()
     others = [path for path in pictures if path not in lost]
-    lone = {path for path in others if path.suffix.lower() == ".png"}
+    lone = {path for path in others if path.suffix.lower() == ".png" and not path.name.startswith(PREFIX)}
     of_another_format = sum(
         path.suffix.lower() == ".png" and not path.stem.lower().endswith(MASK_ENDINGS) for path in masks
     )
