@@ -55,23 +55,29 @@ class Tried:
     minutes: float
 
 
-def search(
-    knobs: ClassifierKnobs,
-    pictures: Sequence[LoadedPicture],
-    held_out: Sequence[LoadedPicture],
-    labels: tuple[str, ...],
-    good: int | None,
-    store_for: Callable[[ClassifierKnobs], TapStore | None],
-    folder: Path,
-    say: Say,
-) -> ClassifierKnobs:
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What is trained on.
+
+    Attributes:
+        pictures, held_out: the splits.
+        labels, good: class names, and the index of the class without defects.
+        store_for: kept features for a size.
+    """
+
+    pictures: Sequence[LoadedPicture]
+    held_out: Sequence[LoadedPicture]
+    labels: tuple[str, ...]
+    good: int | None
+    store_for: Callable[[ClassifierKnobs], TapStore | None]
+
+
+def search(knobs: ClassifierKnobs, material: Material, folder: Path, say: Say) -> ClassifierKnobs:
     """The knobs with what was found, and the minutes that are left.
 
     Args:
         knobs: where to start from; what was asked for there (a size) is not looked for.
-        pictures, held_out: the splits.
-        labels, good: class names, and the index of the class without defects.
-        store_for: kept features for a size.
+        material: what is trained on.
         folder: keeps the record.
         say: takes the progress lines.
 
@@ -84,7 +90,7 @@ def search(
     changes = _read(path, asked)
     minutes = SHARE * knobs.minutes if knobs.minutes else MINUTES
     if changes is None:
-        seeker = _Seeker(knobs, pictures, held_out, labels, good, store_for, say, time.monotonic() + 60 * minutes)
+        seeker = _Seeker(knobs, material, say, time.monotonic() + 60 * minutes)
         changes = seeker.size() if knobs.side_px is None else {}
         changes = {**changes, **seeker.rate(changes)}
         content = {
@@ -98,30 +104,16 @@ def search(
 
 
 class _Seeker:
-    def __init__(
-        self,
-        knobs: ClassifierKnobs,
-        pictures: Sequence[LoadedPicture],
-        held_out: Sequence[LoadedPicture],
-        labels: tuple[str, ...],
-        good: int | None,
-        store_for: Callable[[ClassifierKnobs], TapStore | None],
-        say: Say,
-        until_s: float,
-    ) -> None:
+    def __init__(self, knobs: ClassifierKnobs, material: Material, say: Say, until_s: float) -> None:
         self._knobs = knobs
-        self._pictures = pictures
-        self._held_out = held_out
-        self._labels = labels
-        self._good = good
-        self._store_for = store_for
+        self._material = material
         self._say = say
         self._until_s = until_s
         self.tried: list[Tried] = []
 
     def size(self) -> dict[str, Any]:
         """Another size, or nothing."""
-        pixels = [item.pixels for item in self._pictures]
+        pixels = [item.pixels for item in self._material.pictures]
         side = float(np.median(np.sqrt([one.shape[0] * one.shape[1] for one in pixels]))) * working_scale(pixels, None)
         half_s = (self._until_s - time.monotonic()) / 2
         began = time.monotonic()
@@ -142,7 +134,7 @@ class _Seeker:
 
     def rate(self, changes: Mapping[str, Any]) -> dict[str, Any]:
         """Another rate or dropout, or nothing."""
-        if not self._held_out or self._knobs.epochs == 0:
+        if not self._material.held_out or self._knobs.epochs == 0:
             return {}
         each_s = (self._until_s - time.monotonic()) / len(TRIALS)
         found: list[tuple[float, dict[str, Any]]] = []
@@ -155,7 +147,7 @@ class _Seeker:
                 own["dropout"] = dropout
             # The head's fit and the features come off the trial's time.
             training = self._train(
-                replace(self._knobs, **changes, **own, views=1, minutes=max(each_s, 1.0) / 60), self._held_out
+                replace(self._knobs, **changes, **own, views=1, minutes=max(each_s, 1.0) / 60), self._material.held_out
             )
             if training.reached is None:
                 return {}
@@ -166,13 +158,14 @@ class _Seeker:
         return own if reached > usual + TRIAL_MARGIN else {}
 
     def _train(self, knobs: ClassifierKnobs, held_out: Sequence[LoadedPicture]) -> ClassifierTraining:
+        material = self._material
         training = ClassifierTraining(
-            self._pictures,
+            material.pictures,
             held_out,
-            self._labels,
-            self._good,
+            material.labels,
+            material.good,
             knobs,
-            store=self._store_for(knobs),
+            store=material.store_for(knobs),
             say=lambda line: self._say(f"search: {line}"),
         )
         training.train()

@@ -8,7 +8,7 @@ import pytest
 
 from export import search as module
 from export.samples import Sample, no_boxes
-from export.search import RECORD, search
+from export.search import RECORD, Material, search
 from export.train_classifier import ClassifierKnobs, LoadedPicture
 
 KNOBS = ClassifierKnobs(minutes=20.0)
@@ -50,7 +50,7 @@ def found(
 ) -> ClassifierKnobs:
     Trained.losses, Trained.orders, Trained.trained = losses, orders, []
     monkeypatch.setattr(module, "ClassifierTraining", Trained)
-    return search(knobs, pictures(12), pictures(6), LABELS, 0, lambda _: None, folder, lambda _: None)
+    return search(knobs, Material(pictures(12), pictures(6), LABELS, 0, lambda _: None), folder, lambda _: None)
 
 
 USUAL = {(1.0, 0.2): 0.80, (0.4, 0.2): 0.70, (2.5, 0.2): 0.75, (1.0, 0.5): 0.78}

@@ -15,7 +15,7 @@ from export.package import Draft, quality_limits
 from export.plain_networks import PLAIN, plain_figures
 from export.request import Request
 from export.samples import DatasetError
-from export.search import search
+from export.search import Material, search
 from export.taps import TapStore
 from export.train_classifier import (
     ClassifierKnobs,
@@ -60,7 +60,8 @@ def train(request: Request) -> Path:
         def store_for(changed: ClassifierKnobs) -> TapStore | None:
             return _shared_store(request, changed, pictures)
 
-        knobs = search(knobs, pictures, held_out, dataset.labels, dataset.good, store_for, request.out, request.say)
+        material = Material(pictures, held_out, dataset.labels, dataset.good, store_for)
+        knobs = search(knobs, material, request.out, request.say)
     training = ClassifierTraining(
         pictures,
         held_out,
