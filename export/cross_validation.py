@@ -41,6 +41,7 @@ def cross_validate(
             # Only its figures count: what int8 loses in a part is no reason to stop.
             # The final training compares, once is enough.
             part = _part(request.dataset, fold, split_seed)
+            _tell_of_synthetic(request, part)
             try:
                 train(replace(request, dataset=part, out=out, allow_regression=True, compare=False))
             except DatasetError as exc:
@@ -56,13 +57,15 @@ def cross_validate(
 
 
 def _settle(request: Request, count: int) -> None:
-    asked = {
+    asked: dict[str, Any] = {
         "folds": count,
         "seed": request.seed,
         "size_px": request.size_px,
         "preset": request.preset,
         "options": {name: str(value) for name, value in sorted(request.options.items())},
     }
+    if request.synthesis:
+        asked["synthesis"] = list(request.synthesis)
     path = request.out / ASKED
     content = (json.dumps(asked, indent=2) + "\n").encode()
     if path.is_file() and path.read_bytes() != content:
@@ -83,6 +86,16 @@ def _part(dataset: Dataset, fold: Fold, seed: int) -> Dataset:
     admitted, _ = admit_synthetic(synthetic, validation, dataset.facts)
     train = [sample for sample in real if drawn[sample.name] == "train"]
     return replace(dataset, splits={"train": [*train, *admitted], "validation": validation, "test": fold.test})
+
+
+def _tell_of_synthetic(request: Request, part: Dataset) -> None:
+    there = sum(sample.synthetic is not None for sample in request.dataset.samples)
+    admitted = sum(sample.synthetic is not None for sample in part.splits["train"])
+    if admitted < there:
+        request.say(
+            f"  {there - admitted} of {there} synthetic pictures are left out: what they were made from is tested or "
+            "chooses the threshold here; --synthesize METHOD makes new ones for each fold"
+        )
 
 
 def _figures(path: Path) -> dict[str, float]:

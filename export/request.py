@@ -22,6 +22,7 @@ class Request:
         preset: network that was asked for; None leaves it to the task.
         options: the task's own knobs that were given, by the name of their option.
         allow_regression: write the bundle even if its int8 model is worse than the float one by more than the limits.
+        synthesis: way of synthesis, and pictures of each class that it makes for this training; None: none are made.
         compare: train the plain networks besides, for the report, where the task has some.
         say: takes lines for people; one with "min left" is progress, and on a terminal the next takes its place.
         kept: what trainings on parts of the same data may share, by a name of the task\'s own.
@@ -37,6 +38,7 @@ class Request:
     preset: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     allow_regression: bool = False
+    synthesis: tuple[str, int] | None = None
     compare: bool = True
     say: Callable[[str], None] = print
     kept: MutableMapping[str, Any] = field(default_factory=dict)

@@ -196,7 +196,14 @@ def admit_synthetic(
             admitted.append(sample)
         else:
             leaking.append(
-                Problem(sample.name, f"was made from {source.name}, which is held out; left out", "error", "leak")
+                Problem(
+                    sample.name,
+                    f"was made from {source.name}, which is held out; left out. Where pictures were added since, the "
+                    f"split was drawn anew: copy the {SPLIT_FILE} of the former training into the folder, with a row "
+                    "for each new picture, or make new synthetic ones",
+                    "error",
+                    "leak",
+                )
             )
     return admitted, leaking
 

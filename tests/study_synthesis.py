@@ -21,7 +21,7 @@ The same for one kind of defect of circuit boards, on crops that are cut once (s
 import argparse
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -275,18 +275,14 @@ def _of_class(figures: dict[str, Any], name: str) -> float:
 
 
 def _draw(tables: dict[str, list[dict[str, Any]]], rng: np.random.Generator) -> Iterator[float]:
-    """One bootstrap draw: for each seed its held-out parts, drawn with replacement, the same for every way."""
-    seeds = len(next(iter(tables.values())))
-    weights: list[Callable[[str], int]] = []
-    for seed in range(seeds):
-        parts = sorted({row[1] for row in next(iter(tables.values()))[seed]["rare"]})
-        counts = dict(zip(parts, rng.multinomial(len(parts), [1 / len(parts)] * len(parts)), strict=True))
-        weights.append(counts.__getitem__)
+    """One bootstrap draw: parts drawn with replacement, the same for every seed, which share them, and every way."""
+    parts = sorted({row[1] for figures in next(iter(tables.values())) for row in figures["rare"]})
+    weights = dict(zip(parts, rng.multinomial(len(parts), [1 / len(parts)] * len(parts)), strict=True))
     for cells in tables.values():
         means = []
-        for figures, weight in zip(cells, weights, strict=True):
+        for figures in cells:
             limit = limit_for(np.array([row[2] for row in figures["calibration"]], np.float32), FALSE_REJECTS)
-            times = np.array([weight(row[1]) for row in figures["rare"]])
+            times = np.array([weights[row[1]] for row in figures["rare"]])
             found = np.array([row[2] > limit for row in figures["rare"]])
             means.append((times * found).sum() / max(times.sum(), 1))
         yield float(np.mean(means))

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -12,19 +13,23 @@ from hypothesis import strategies as st
 from masked_parts import SIDE_PX, write_masked_parts
 
 from export.__main__ import main
+from export.cross_validation import cross_validate
 from export.dataset import read_dataset
 from export.evaluation import ALL, pictures_of
 from export.pictures import read_mask, read_pixels
 from export.quantize import calibration_set
+from export.request import Request
 from export.samples import DatasetError, Sample, no_boxes
 from export.splits import folds
 from export.synthesis.blending import Drawn, Variation, bent, put_defects, put_pieces
+from export.synthesis.copies import compare, nearest, whole_defects
 from export.synthesis.make import boxes_of
 from export.synthesis.marks import encode, learnt_from
 from export.synthesis.methods import NONE
 from export.synthesis.patches import Floats, Marked, Mask, cut, cut_patches, cut_pieces, read_marked, sketch, soften
 from export.synthesis.pick import decide
 from export.synthesis.quality import squared_mmd
+from export.synthesis.training import add_to_training, synthesizing
 from station.messages import Pixels
 
 
@@ -59,7 +64,10 @@ def test_pasted_defects_stand_on_good_pictures_under_true_masks(parts: Path, pas
     record = json.loads((pasted / "synthesis.json").read_text(encoding="utf-8"))
     assert record["order"]["method"] == "cut-and-paste"
     assert record["quality"]["scratch"]["diversity"] > 0.5
-    assert (pasted / "sheet.png").is_file()
+    # What was pasted is a copy, wherever it stands; some scratches cross, and are no copy of one.
+    assert record["quality"]["scratch"]["copies"] > 0.5
+    for name in ("sheet.png", "nearest.png"):
+        assert learnt_from(pasted / name, (pasted / name).read_bytes())
 
 
 def test_synthetic_pictures_only_train(parts: Path, pasted: Path, tmp_path: Path) -> None:
@@ -80,6 +88,50 @@ def test_synthetic_pictures_only_train(parts: Path, pasted: Path, tmp_path: Path
         assert not any(sample.synthetic for sample in fold.test)
         tested = {digests[sample.name] for sample in fold.test}
         assert not any(tested & set(sample.synthetic or ()) for sample in fold.train)
+
+
+def test_each_fold_makes_its_own_from_what_it_trains_on(parts: Path, pasted: Path, tmp_path: Path) -> None:
+    both = tmp_path / "both"
+    shutil.copytree(parts, both)
+    for path in (pasted / "scratch").glob("*.png"):
+        shutil.copy(path, both / "scratch" / path.name)
+    real = read_dataset(both)
+    seen: list[set[str]] = []
+
+    def trained(request: Request) -> Path:
+        """In place of a training: looks at what it would get."""
+        splits = request.dataset.splits
+        digests = {item.name: real.facts[item.name].sha256[:12] for item in real.samples}
+        held_out = {digests[item.name] for part in ("validation", "test") for item in splits[part]}
+        made = [item for item in splits["train"] if item.synthetic is not None]
+        assert made
+        assert not any(held_out & set(item.synthetic or ()) for item in made)
+        assert not any(item.synthetic for part in ("validation", "test") for item in splits[part])
+        seen.append({item.name for item in made})
+        request.out.mkdir(parents=True, exist_ok=True)
+        (request.out / "metrics.json").write_text('{"test_int8": {"auroc": 0.9}}', encoding="utf-8")
+        return request.out / "none.bundle"
+
+    said: list[str] = []
+    way = ("cut-and-paste", 4)
+    request = Request(real, tmp_path / "out", "parts", "1", 1.0, 0, synthesis=way, say=said.append)
+    cross_validate(request, 3, 0, synthesizing(trained))
+    # Kept features go by a picture's name: those of one fold must not be taken for another's.
+    assert len(set.union(*seen)) == sum(map(len, seen)) == 12
+    assert len([line for line in said if "12 of 12 synthetic pictures are left out" in line]) == 3
+    with pytest.raises(DatasetError, match=r"holds folds of a training with other options"):
+        cross_validate(replace(request, synthesis=None), 3, 0, trained)
+
+
+def test_what_needs_no_mask_trains_without_one(tmp_path: Path) -> None:
+    bare = write_masked_parts(tmp_path / "bare", good=12, scratch=12)
+    for mask in (bare / "scratch").glob("*_mask.png"):
+        mask.unlink()
+    dataset = read_dataset(bare)
+    more = add_to_training(dataset, "procedural", 3, 0, tmp_path / "out", lambda _: None)
+    assert len(more.splits["train"]) == len(dataset.splits["train"]) + 3
+    with pytest.raises(DatasetError, match="take --synthesize procedural, which draws defects and needs none"):
+        add_to_training(dataset, "cut-and-paste", 3, 0, tmp_path / "out", lambda _: None)
 
 
 def test_a_synthetic_picture_that_is_to_test_is_refused(parts: Path, pasted: Path, tmp_path: Path) -> None:
@@ -192,16 +244,77 @@ def test_too_few_defects_or_no_masks_are_told(tmp_path: Path, capsys: pytest.Cap
         mask.unlink()
     assert synthesize(bare, tmp_path / "out") == 1
     assert "say neither by a mask nor by a box where the defect is; draw a mask" in capsys.readouterr().err
+    assert synthesize(bare, tmp_path / "out", "--method", "classical") == 1
+    assert "or take --method procedural, which needs none" in capsys.readouterr().err
     assert synthesize(bare, bare / "out") == 1
     assert "lies inside of" in capsys.readouterr().err
 
 
 def test_drawn_scratches_need_no_real_defect(tmp_path: Path) -> None:
-    data = write_masked_parts(tmp_path / "data", good=12, scratch=3, colour=True)
+    few = write_masked_parts(tmp_path / "few", good=12, scratch=3, colour=True)
+    assert synthesize(few, tmp_path / "more", "--method", "procedural", "--count", "5") == 0
+    assert (tmp_path / "more" / "sheet.png").is_file()
+    data = write_masked_parts(tmp_path / "data", good=12, scratch=6)
     assert synthesize(data, tmp_path / "out", "--method", "procedural", "--count", "5") == 0
     masks = [read_mask(path) for path in (tmp_path / "out" / "scratch").glob("*_mask.png")]
     assert len(masks) == 5
     assert all(mask.any() for mask in masks)
+    record = json.loads((tmp_path / "out" / "synthesis.json").read_text(encoding="utf-8"))
+    assert record["quality"]["scratch"]["copies"] == 0
+    # Too few to tell one distribution from another.
+    assert record["quality"]["scratch"]["kid"] is None
+
+
+def a_marked(name: str, pixels: Pixels, mask: Mask) -> Marked:
+    return Marked(Sample(name, Path(name), *no_boxes(), group=name, label=1), pixels, mask, 1, True)
+
+
+def ragged(seed: int) -> tuple[Floats, Mask]:
+    """A defect of its own: what it changes, and where."""
+    rng = np.random.default_rng(seed)
+    field = cv2.GaussianBlur(rng.normal(0, 1, (48, 48)).astype(np.float32), (0, 0), 3)
+    y, x = np.mgrid[:48, :48] - 24
+    _, pieces = cv2.connectedComponents((field / field.std() - np.hypot(x, y) / 9 > -1).astype(np.uint8))
+    mask = pieces == np.bincount(pieces[pieces > 0]).argmax()
+    texture = cv2.GaussianBlur(rng.normal(0, 1, (48, 48)).astype(np.float32), (0, 0), 1.5)
+    return np.asarray(mask * (40 + 12 * texture / texture.std()), np.float32), np.asarray(mask, np.bool_)
+
+
+def put_at(change: Floats, mask: Mask, seed: int, strength: float) -> tuple[Marked, Pixels]:
+    """The defect somewhere on a grained surface of its own, and that surface."""
+    rng = np.random.default_rng(seed)
+    ground = np.clip(rng.normal(130, 2, (120, 140)), 0, 255).astype(np.uint8)
+    top, left = (int(value) for value in rng.integers(4, 60, 2))
+    where = np.zeros(ground.shape, np.bool_)
+    where[top : top + mask.shape[0], left : left + mask.shape[1]] = mask
+    pixels = ground.astype(np.float32)
+    pixels[top : top + mask.shape[0], left : left + mask.shape[1]] -= strength * change
+    return a_marked(f"on {seed}", np.clip(pixels, 0, 255).astype(np.uint8), where), ground
+
+
+@given(st.integers(0, 2**16), st.integers(0, 7), st.floats(0.7, 1.3), st.floats(0.85, 1.2))
+@settings(max_examples=25, deadline=None)
+def test_a_copy_is_known_on_any_surface_in_any_form_and_another_defect_is_none(
+    seed: int, form: int, strength: float, size: float
+) -> None:
+    change, mask = ragged(seed)
+    real, _ = put_at(change, mask, seed + 1, 1.0)
+    turned_change, turned_mask = (np.rot90(field, form % 4) for field in (change, mask.astype(np.float32)))
+    if form >= 4:
+        turned_change, turned_mask = turned_change[:, ::-1], turned_mask[:, ::-1]
+    edge = round(48 * size)
+    resized = [cv2.resize(np.ascontiguousarray(field), (edge, edge)) for field in (turned_change, turned_mask)]
+    copy, ground = put_at(np.asarray(resized[0], np.float32), resized[1] > 0.5, seed + 2, strength)
+    other, other_ground = put_at(*ragged(seed + 70_000), seed + 3, 1.0)
+    copied = compare([real], [(copy, ground)], 0)
+    # Resized once more, fine structure blurs; an unlike defect stays far below.
+    assert copied.likeness > 0.8
+    assert compare([real], [(other, other_ground)], 0).likeness < 0.75
+    assert copied.real_ones_alike == 0
+    # The same defect is not found in its own part where that does not count.
+    own = whole_defects(real)
+    assert nearest(own, own).likeness[0] == pytest.approx(1, abs=1e-4)
+    assert nearest(own, own, of_another_part=True).likeness[0] == 0
 
 
 def test_boxes_give_coco_with_boxes_around_the_masks(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ with one.
   --method gan             experimental: a network learns to paint them
 
 OUT receives the pictures with their masks (or COCO boxes), synthesis.json (how they were made and what they are worth),
-sheet.png (look at it: real defects above, synthetic ones below) and nearest.png (each synthetic defect with the real
-one that it is most like). Whether they help shows in a training: station-export train parts --synthesize auto.
+sheet.png (look at it: real defects above, synthetic ones below) and nearest.png (the synthetic defects that are most
+like a real one, and that one). Whether they help shows in a training: station-export train parts --synthesize auto.
 """
 
 import argparse
@@ -23,7 +23,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from export.dataset import DatasetError, read_dataset
@@ -31,14 +30,14 @@ from export.gan import GAN_PRESETS
 from export.option_types import count_from, positive
 from export.progress import ProgressLine
 from export.samples import Dataset
-from export.synthesis import sheet
+from export.synthesis import marks, sheet
+from export.synthesis.copies import COPY_FROM, Copied, compare
 from export.synthesis.make import MAX_PICTURES, RECORD, Made, Material, Order, gather, make, write
 from export.synthesis.methods import METHODS
 from export.synthesis.patches import Floats, Marked, cut_patches
-from export.synthesis.quality import COPY_RATIO, Eye, Quality, measure, nearest_real
+from export.synthesis.quality import Eye, Quality, measure
 from export.teller import Teller
 from export.train_gan import GanKnobs
-from station.messages import Pixels
 from station.whole_file import write_whole
 
 LOOKED_AT = 96
@@ -98,9 +97,11 @@ def run(arguments: argparse.Namespace) -> int:
             print("  their masks are found by contrast within the boxes; masks that were drawn are better", flush=True)
     tell = Teller(60 * arguments.minutes if order.method == "gan" else None)
     work = out.with_name(f"{out.name}.work")
+    learnt = sorted({dataset.facts[patch.sample.name].sha256 for patch in material.patches})
 
     def look(step: int, drawn: Floats) -> None:
-        _write_picture(work / f"step-{step:06}.png", sheet.draw_pairs(_rows(f"step {step}", drawn)))
+        rows = _rows(f"step {step}", drawn)
+        write_whole(work / f"step-{step:06}.png", marks.encode(sheet.draw_pairs(rows), order.stands_for, learnt))
 
     made = make(dataset, material, order, folder=work, say=tell, look=look)
     tell.close()
@@ -140,30 +141,55 @@ def _judge(dataset: Dataset, material: Material, order: Order, made: list[Made],
         name = dataset.labels[label]
         real = _stack([patch.pixels for patch in material.patches if patch.label == label])
         drawn = _cut_again(dataset, made, label, order.seed)
+        beside += [(f"{name}: real", real)] if len(real) else []
+        beside.append((f"{name}: {order.method}", drawn))
         if len(real) < 2 or len(drawn) < 2:  # noqa: PLR2004
+            print(f"{name}: too few defects to say what the synthetic ones are worth")
             continue
         quality = measure(eye, real, drawn, order.seed)
-        figures[name] = asdict(quality)
-        _tell(name, quality, order)
-        nearest = nearest_real(eye, real, drawn[: sheet.COLUMNS])
-        beside += [(f"{name}: real", real), (f"{name}: {order.method}", drawn)]
-        twins += [(f"{name}: {order.method}", drawn), (f"{name}: the nearest real ones", real[list(nearest)])]
-    if beside:
-        _write_picture(out / "sheet.png", sheet.draw_pairs(beside))
-        _write_picture(out / "nearest.png", sheet.draw_pairs(twins))
+        copied = _compare(dataset, material, made, label, order.seed)
+        figures[name] = {
+            **asdict(quality),
+            "likeness": copied.likeness,
+            "copies": copied.copies,
+            "real_ones_alike": copied.real_ones_alike,
+        }
+        _tell(name, quality, copied, order)
+        twins += [
+            (f"{name}: {order.method}, most like a real one", copied.made[: sheet.COLUMNS]),
+            (f"{name}: the real ones that they are like", copied.real[: sheet.COLUMNS]),
+        ]
+    digests = sorted({digest for one in made for digest in one.learnt_from})
+    # Marked as the pictures are: copied into a data set a sheet must not test either.
+    for file, rows in (("sheet.png", beside), ("nearest.png", twins)):
+        if rows:
+            write_whole(out / file, marks.encode(sheet.draw_pairs(rows), order.stands_for, digests))
     record = json.loads((out / RECORD).read_text(encoding="utf-8"))
     write_whole(out / RECORD, (json.dumps({**record, "quality": figures}, indent=2) + "\n").encode())
 
 
-def _tell(name: str, quality: Quality, order: Order) -> None:
-    print(
-        f"{name}: KID {quality.kid:.3f} (two halves of the real ones: {quality.kid_of_real:.3f}), "
-        f"diversity {quality.diversity:.2f} of the real ones', "
-        f"{100 * quality.copies:.0f} % nearer than {COPY_RATIO:g} to a real one (median {quality.nearest_ratio:.2f})"
-    )
+def _compare(dataset: Dataset, material: Material, made: list[Made], label: int, seed: int) -> Copied:
+    real = [one for one in material.marked if one.label == label]
+    own = [one for one in made if one.label == label]
+    drawn = [(Marked(dataset.samples[0], one.pixels, one.mask, label, True), one.ground) for one in own]
+    return compare(real, drawn, seed)
+
+
+def _tell(name: str, quality: Quality, copied: Copied, order: Order) -> None:
+    if quality.kid is None:
+        print(f"{name}: too few defects to say how far they are from real ones")
+    else:
+        real = "" if quality.kid_of_real is None else f" (two halves of the real ones: {quality.kid_of_real:.3f})"
+        print(f"{name}: KID {quality.kid:.3f}{real}, diversity {quality.diversity:.2f} of the real ones'")
+    if order.method != "classical":
+        print(
+            f"  copies: {100 * copied.copies:.0f} % change a picture as a real defect does, from a likeness of "
+            f"{COPY_FROM:g} on (median {copied.likeness:.2f}; real defects of different parts: "
+            f"{100 * copied.real_ones_alike:.0f} %)"
+        )
     if quality.collapsed:
         print(f"  warning: {name}: nearly all of them are the same; do not train with these")
-    if order.method == "gan" and quality.copies > 0.05:  # noqa: PLR2004
+    if order.method == "gan" and copied.copies > max(0.05, copied.real_ones_alike):
         print(f"  warning: {name}: some are copies of real ones: the network learnt them by heart; see nearest.png")
 
 
@@ -184,7 +210,3 @@ def _stack(patches: list[Floats]) -> Floats:
 
 def _rows(title: str, drawn: Floats) -> list[tuple[str, Floats]]:
     return [(title, drawn[start : start + sheet.COLUMNS]) for start in range(0, len(drawn), sheet.COLUMNS)]
-
-
-def _write_picture(path: Path, pixels: Pixels) -> None:
-    write_whole(path, cv2.imencode(".png", pixels)[1].tobytes())

@@ -262,14 +262,16 @@ def run(arguments: argparse.Namespace) -> int:
         preset=arguments.preset,
         options=options,
         allow_regression=arguments.allow_regression,
+        synthesis=(arguments.synthesize, arguments.synthesize_count) if arguments.synthesize else None,
         compare=not options.pop("no_plain", False),
         say=tell,
     )
     try:
         _settle_split(out, dataset)
-        if arguments.synthesize:
-            request = replace(request, dataset=_with_synthetic(dataset, arguments, out, tell))
         train = _trainer(choice.task)
+        if arguments.synthesize:
+            # TensorFlow takes seconds, and only this needs it before the training begins.
+            train = importlib.import_module("export.synthesis.training").synthesizing(train)
         if arguments.folds:
             spreads = cross_validate(request, arguments.folds, SPLIT_SEED, train)
             _say(f"of {arguments.folds} folds, mean ± deviation on the pictures that were not trained on:")
@@ -296,18 +298,6 @@ def _refuse_synthesis(arguments: argparse.Namespace, task: Task) -> None:
         raise DatasetError("--synthesize: the task anomaly learns from good parts alone, and draws defects of its own")
     if task == "detect" and arguments.synthesize == AUTO:
         raise DatasetError("--synthesize auto: compares ways for the task classify; name one for detect")
-    if arguments.folds:
-        raise DatasetError(
-            "--synthesize with --folds: what is made from a picture must not train where that picture is tested; make "
-            "the pictures first (station-export synthesize), look at them, and copy them into the folder"
-        )
-
-
-def _with_synthetic(dataset: Dataset, arguments: argparse.Namespace, out: Path, tell: Callable[[str], None]) -> Dataset:
-    # TensorFlow takes seconds, and only this needs it before the training begins.
-    add = importlib.import_module("export.synthesis.training").add_to_training
-    extended: Dataset = add(dataset, arguments.synthesize, arguments.synthesize_count, arguments.seed, out, tell)
-    return extended
 
 
 def _folder(arguments: argparse.Namespace) -> Path:

@@ -84,12 +84,14 @@ class Made:
         mask: `[height, width]`, not empty.
         label: its class.
         learnt_from: sha256 of the pictures that it was learnt from, the good one that it stands on among them.
+        ground: the good picture that it stands on; None: it is a view of a real defect's picture.
     """
 
     pixels: Pixels
     mask: Mask
     label: int
     learnt_from: tuple[str, ...]
+    ground: Pixels | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -196,7 +198,7 @@ def write(folder: Path, dataset: Dataset, order: Order, made: Sequence[Made]) ->
         boxes_px = boxes_of(one.mask) if boxed else no_boxes()[0]
         samples.append(
             Sample(
-                name=f"{marks.PREFIX}{order.method}/{place.name}/{stem}.png",
+                name=f"{folder.parent.name}/{folder.name}/{place.name}/{stem}.png",
                 picture=place / f"{stem}.png",
                 boxes_px=boxes_px,
                 classes=np.full(len(boxes_px), one.label, np.int64),
@@ -303,14 +305,18 @@ def _on_good(
                     f"{dataset.labels[label]} that can be seen on a good picture; look at the masks, or train longer"
                 )
             continue
-        made.append(Made(*done, label, (*digests, dataset.facts[sample.name].sha256)))
+        made.append(Made(*done, label, (*digests, dataset.facts[sample.name].sha256), pixels))
     return made
 
 
 def _views(dataset: Dataset, material: Material, label: int, count: int, rng: np.random.Generator) -> list[Made]:
     own = [picture for picture in material.marked if picture.label == label]
     if not own:
-        raise DatasetError(f"{dataset.root}: no training picture of {dataset.labels[label]} has a mask or a box")
+        raise DatasetError(
+            f"{dataset.root}: no training picture of {dataset.labels[label]} has a mask or a box, and a view has to "
+            "say where its defect is; draw masks (NAME_mask.png beside NAME.jpg, white where the defect is), or take "
+            "--method procedural, which needs none"
+        )
     made: list[Made] = []
     for _ in range(20 * count):
         if len(made) == count:

@@ -15,5 +15,8 @@ METHODS: Mapping[Method, str] = {
 QUICK: tuple[Method, ...] = ("cut-and-paste", "procedural", "classical")
 """Those that train no network."""
 
+NEED_NO_PLACE: tuple[Method, ...] = ("procedural",)
+"""Those that need neither a mask nor a box of a real defect."""
+
 AUTO = "auto"
 NONE = "none"

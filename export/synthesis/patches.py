@@ -6,6 +6,7 @@ so that a crack stays thin; a large one is taken whole and shrunk.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -138,12 +139,7 @@ def read_marked(samples: Sequence[Sample], labels: Sequence[int], channels: int)
 
 def cut_patches(marked: Sequence[Marked], seed: int) -> list[Patch]:
     """Cut every defect out; a large one gives several windows."""
-    patches = []
-    for picture in marked:
-        rng = np.random.default_rng([seed, *picture.sample.name.encode()])
-        for left, top, side in _squares(picture.mask, rng):
-            patches.append(_patch(picture, left, top, side))
-    return patches
+    return [_patch(picture, *square) for picture in marked for square in squares_of(picture, seed)]
 
 
 def cut_pieces(marked: Sequence[Marked]) -> list[Piece]:
@@ -154,7 +150,7 @@ def cut_pieces(marked: Sequence[Marked]) -> list[Piece]:
         difference = (picture.pixels.astype(np.float32) - ground) / np.float32(255)
         difference = difference if difference.ndim == 3 else difference[..., None]  # noqa: PLR2004
         height, width = picture.mask.shape
-        for piece in _pieces_of(picture.mask):
+        for piece in pieces_of(picture.mask):
             rows, columns = np.nonzero(piece)
             top, bottom = max(int(rows.min()) - MARGIN_PX, 0), min(int(rows.max()) + 1 + MARGIN_PX, height)
             left, right = max(int(columns.min()) - MARGIN_PX, 0), min(int(columns.max()) + 1 + MARGIN_PX, width)
@@ -217,7 +213,8 @@ def need_patches(patches: Sequence[Patch], label: int, dataset: Dataset) -> list
     if not own and pictures:
         raise DatasetError(
             f"{dataset.root}: the {pictures} training pictures of {name} say neither by a mask nor by a box where the "
-            f"defect is; draw a mask for each (NAME_mask.png beside NAME.jpg, white where the defect is)"
+            "defect is; draw a mask for each (NAME_mask.png beside NAME.jpg, white where the defect is), or take "
+            "--method procedural, which needs none"
         )
     marked = len({patch.sample.name for patch in own})
     if marked < LEAST_PICTURES:
@@ -230,36 +227,11 @@ def need_patches(patches: Sequence[Patch], label: int, dataset: Dataset) -> list
     return own
 
 
-def cut(pixels: Pixels, left: float, top: float, side: float, edge_px: int = PATCH_PX) -> Floats:
-    """A square of a picture, scaled: float32 `[edge, edge, channels]`, 0..1; beyond the picture it is mirrored."""
-    scale = edge_px / side
-    # Pixel centres: the square's first pixel centre is half a patch pixel inside of its edge.
-    affine = np.array([[scale, 0, (0.5 - left) * scale - 0.5], [0, scale, (0.5 - top) * scale - 0.5]], np.float64)
-    source = pixels if scale >= 1 else cv2.GaussianBlur(pixels, (0, 0), 0.4 / scale)
-    warped = cv2.warpAffine(source, affine, (edge_px, edge_px), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
-    warped = warped if warped.ndim == 3 else warped[..., None]  # noqa: PLR2004
-    return np.asarray(warped / np.float32(255), np.float32)
-
-
-def paint_over(pixels: Pixels, mask: Mask) -> Pixels:
-    """The picture without its defects, guessed from around them (Telea, J. Graphics Tools 2004)."""
-    grown = cv2.dilate(mask.astype(np.uint8), np.ones((5, 5), np.uint8))
-    return np.asarray(cv2.inpaint(pixels, grown, 3, cv2.INPAINT_TELEA), np.uint8)
-
-
-def _patch(picture: Marked, left: float, top: float, side: float) -> Patch:
-    mask = cut(picture.mask.astype(np.uint8) * 255, left, top, side)
-    pixels = cut(picture.pixels, left, top, side)
-    covered = np.asarray(pixels * 255, np.uint8)
-    ground = paint_over(covered.squeeze(axis=2) if covered.shape[2] == 1 else covered, mask[..., 0] > 0.05)  # noqa: PLR2004
-    as_float = np.asarray(ground.reshape(pixels.shape) / np.float32(255), np.float32)
-    return Patch(pixels, mask, as_float, picture.label, side, picture.sample, picture.drawn)
-
-
-def _squares(mask: Mask, rng: np.random.Generator) -> list[tuple[float, float, float]]:
-    """Left, top and edge of the squares that hold the defects."""
+def squares_of(picture: Marked, seed: int) -> list[tuple[float, float, float]]:
+    """Left, top and edge of the squares that hold a picture's defects; a large one gives several."""
+    rng = np.random.default_rng([seed, *picture.sample.name.encode()])
     squares = []
-    for piece in _pieces_of(mask):
+    for piece in pieces_of(picture.mask):
         rows, columns = np.nonzero(piece)
         height, width = int(np.ptp(rows)) + 1, int(np.ptp(columns)) + 1
         side = max(MARGIN * max(height, width), LEAST_SIDE_PX)
@@ -276,12 +248,47 @@ def _squares(mask: Mask, rng: np.random.Generator) -> list[tuple[float, float, f
     return squares
 
 
-def _pieces_of(mask: Mask) -> list[Mask]:
+def pieces_of(mask: Mask) -> list[Mask]:
     """Each defect of a mask by itself; pieces that nearly touch are one."""
     joined = cv2.dilate(mask.astype(np.uint8), np.ones((_JOIN_PX, _JOIN_PX), np.uint8))
     count, numbers = cv2.connectedComponents(joined)
     pieces = [(numbers == number) & mask for number in range(1, count)]
     return [piece for piece in pieces if np.count_nonzero(piece) >= _LEAST_MASK_PX]
+
+
+def cut(pixels: Pixels, left: float, top: float, side: float, edge_px: int = PATCH_PX) -> Floats:
+    """A square of a picture, scaled: float32 `[edge, edge, channels]`, 0..1; beyond the picture it is mirrored."""
+    warped = _warped(pixels, left, top, side, edge_px, cv2.BORDER_REFLECT)
+    warped = warped if warped.ndim == 3 else warped[..., None]  # noqa: PLR2004
+    return np.asarray(warped / np.float32(255), np.float32)
+
+
+def cut_field(field: Floats, left: float, top: float, side: float) -> Floats:
+    """A square of a field `[height, width]`, scaled: float32 `[64, 64]`; beyond the field it is 0."""
+    return np.asarray(_warped(field, left, top, side, PATCH_PX, cv2.BORDER_CONSTANT), np.float32)
+
+
+def _warped(field: Any, left: float, top: float, side: float, edge_px: int, border: int) -> Any:
+    scale = edge_px / side
+    # Pixel centres: the square's first pixel centre is half a patch pixel inside of its edge.
+    affine = np.array([[scale, 0, (0.5 - left) * scale - 0.5], [0, scale, (0.5 - top) * scale - 0.5]], np.float64)
+    source = field if scale >= 1 else cv2.GaussianBlur(field, (0, 0), 0.4 / scale)
+    return cv2.warpAffine(source, affine, (edge_px, edge_px), flags=cv2.INTER_LINEAR, borderMode=border)
+
+
+def paint_over(pixels: Pixels, mask: Mask) -> Pixels:
+    """The picture without its defects, guessed from around them (Telea, J. Graphics Tools 2004)."""
+    grown = cv2.dilate(mask.astype(np.uint8), np.ones((5, 5), np.uint8))
+    return np.asarray(cv2.inpaint(pixels, grown, 3, cv2.INPAINT_TELEA), np.uint8)
+
+
+def _patch(picture: Marked, left: float, top: float, side: float) -> Patch:
+    mask = cut(picture.mask.astype(np.uint8) * 255, left, top, side)
+    pixels = cut(picture.pixels, left, top, side)
+    covered = np.asarray(pixels * 255, np.uint8)
+    ground = paint_over(covered.squeeze(axis=2) if covered.shape[2] == 1 else covered, mask[..., 0] > 0.05)  # noqa: PLR2004
+    as_float = np.asarray(ground.reshape(pixels.shape) / np.float32(255), np.float32)
+    return Patch(pixels, mask, as_float, picture.label, side, picture.sample, picture.drawn)
 
 
 def _within_boxes(pixels: Pixels, boxes_px: npt.NDArray[np.float32]) -> Mask:

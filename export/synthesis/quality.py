@@ -1,6 +1,5 @@
-"""What synthetic patches are worth, before anything is trained on them: near to real ones, varied, and not copies."""
+"""What synthetic patches are worth, before anything is trained on them: near to real ones, and varied."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -15,16 +14,13 @@ Features = npt.NDArray[np.float64]
 SEEN_PX = 128
 """Patches are enlarged to this: ImageNet's features were learnt on larger things."""
 
-COPY_RATIO = 0.35
-"""A synthetic patch that is nearer to a real one than this share of the real ones' median distance to each other's
-nearest is a copy. Real patches of one class, seen from the same defect's neighbouring windows, stand at about 0.6."""
-
 COLLAPSED_BELOW = 0.3
 """With less than this share of the real ones' diversity all patches are nearly the same."""
 
 _BATCH = 32
 _BLOCK = 100
-_LEAST_FOR_KID = 5
+LEAST_FOR_KID = 5
+"""With fewer of either kind a kernel distance is chance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,19 +29,15 @@ class Quality:
 
     Attributes:
         kid: Kernel Inception Distance (Bińkowski et al., ICLR 2018), here on pooled EfficientNet-Lite0 features: the
-            unbiased squared maximum mean discrepancy with the kernel (x·y / d + 1)³; 0: the same distribution.
+            unbiased squared maximum mean discrepancy with the kernel (x·y / d + 1)³; 0: the same distribution. None:
+            there are too few patches to say.
         kid_of_real: the same between two random halves of the real patches: what no synthesis can be below of.
         diversity: mean distance of two synthetic patches, as a share of that of two real ones.
-        nearest_ratio: for each synthetic patch its distance to the nearest real one, over the real ones' median
-            distance to their own nearest; median of all.
-        copies: share of synthetic patches for which that ratio is below `COPY_RATIO`.
     """
 
-    kid: float
-    kid_of_real: float
+    kid: float | None
+    kid_of_real: float | None
     diversity: float
-    nearest_ratio: float
-    copies: float
 
     @property
     def collapsed(self) -> bool:
@@ -75,39 +67,20 @@ class Eye:
 
 
 def measure(eye: Eye, real: Floats, synthetic: Floats, seed: int = 0) -> Quality:
-    """Compare synthetic patches with real ones, both `[n, 64, 64, channels]` in 0..1.
-
-    Mirrored and turned copies are copies, too: each real patch is looked at in its eight forms.
-    """
-    forms = np.concatenate([_all_forms(patch) for patch in real])
-    seen_forms, made = eye.look(forms), eye.look(synthetic)
-    scale = np.abs(seen_forms).mean(axis=0) + 1e-6
-    seen_forms, made = seen_forms / scale, made / scale
-    seen = seen_forms[::8]
-    rng = np.random.default_rng(seed)
-    between = distances(seen, seen)
-    np.fill_diagonal(between, np.inf)
-    own_nearest = float(np.median(between.min(axis=1)))
-    nearest = distances(made, seen_forms).min(axis=1) / max(own_nearest, 1e-9)
-    pairs = distances(made, made)[np.triu_indices(len(made), 1)]
-    real_pairs = between[np.triu_indices(len(seen), 1)]
-    order = rng.permutation(len(seen))
-    halves = seen[order[: len(seen) // 2]], seen[order[len(seen) // 2 :]]
+    """Compare synthetic patches with real ones, both `[n, 64, 64, channels]` in 0..1, two of each at least."""
+    seen, made = _to_scale(eye.look(real), eye.look(synthetic))
+    order = np.random.default_rng(seed).permutation(len(seen))
     return Quality(
-        kid=squared_mmd(seen, made),
-        kid_of_real=squared_mmd(*halves) if min(map(len, halves)) >= _LEAST_FOR_KID else float("nan"),
-        diversity=float(pairs.mean() / max(real_pairs.mean(), 1e-9)) if len(pairs) else 0.0,
-        nearest_ratio=float(np.median(nearest)),
-        copies=float((nearest < COPY_RATIO).mean()),
+        kid=_kid(seen, made),
+        kid_of_real=_kid(seen[order[: len(seen) // 2]], seen[order[len(seen) // 2 :]]),
+        diversity=_diversity(seen, made),
     )
 
 
 def diversity(eye: Eye, real: Floats, synthetic: Floats) -> float:
     """Mean distance of two synthetic patches as a share of that of two real ones."""
-    seen, made = eye.look(real), eye.look(synthetic)
-    scale = np.abs(seen).mean(axis=0) + 1e-6
-    of_real = distances(seen / scale, seen / scale)[np.triu_indices(len(seen), 1)].mean()
-    return float(distances(made / scale, made / scale)[np.triu_indices(len(made), 1)].mean() / max(of_real, 1e-9))
+    seen, made = _to_scale(eye.look(real), eye.look(synthetic))
+    return _diversity(seen, made)
 
 
 def distances(first: Features, second: Features) -> Features:
@@ -133,13 +106,20 @@ def squared_mmd(first: Features, second: Features) -> float:
     return mean_off_diagonal(kernel(first, first)) + mean_off_diagonal(kernel(second, second)) - 2 * across
 
 
-def nearest_real(eye: Eye, real: Floats, synthetic: Floats) -> Sequence[int]:
-    """Index of the real patch, in any of its eight forms, that each synthetic one is nearest to."""
-    seen, made = eye.look(np.concatenate([_all_forms(patch) for patch in real])), eye.look(synthetic)
+def _kid(first: Features, second: Features) -> float | None:
+    return squared_mmd(first, second) if min(len(first), len(second)) >= LEAST_FOR_KID else None
+
+
+def _to_scale(seen: Features, made: Features) -> tuple[Features, Features]:
+    """Each feature in parts of the real ones' mean."""
     scale = np.abs(seen).mean(axis=0) + 1e-6
-    return [int(index) // 8 for index in distances(made / scale, seen / scale).argmin(axis=1)]
+    return seen / scale, made / scale
 
 
-def _all_forms(patch: Floats) -> Floats:
-    turns = [np.rot90(patch, quarter) for quarter in range(4)]
-    return np.stack([*turns, *(turn[:, ::-1] for turn in turns)])
+def _diversity(seen: Features, made: Features) -> float:
+    return _mean_distance(made) / max(_mean_distance(seen), 1e-9)
+
+
+def _mean_distance(rows: Features) -> float:
+    """Of two different rows."""
+    return float(distances(rows, rows)[np.triu_indices(len(rows), 1)].mean())

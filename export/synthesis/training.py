@@ -3,12 +3,14 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from export.request import Request
 from export.samples import Dataset, DatasetError, Sample
 from export.synthesis.make import Order, gather, make, with_synthetic, write
-from export.synthesis.methods import AUTO, METHODS, NONE, QUICK, Method
+from export.synthesis.methods import AUTO, METHODS, NEED_NO_PLACE, NONE, QUICK, Method
 from export.synthesis.pick import WORTH, pick
 from station.whole_file import write_whole
 
@@ -34,7 +36,7 @@ def add_to_training(dataset: Dataset, wanted: str, count: int, seed: int, out: P
         DatasetError: a class cannot be learnt, or a network collapsed.
     """
     folder = out / FOLDER
-    classes = _defects(dataset)
+    classes = _defects(dataset, wanted)
     method, reason = _choose(dataset, wanted, Order(classes, count, seed=seed), say)
     shutil.rmtree(folder, ignore_errors=True)
     samples: list[Sample] = []
@@ -46,6 +48,22 @@ def add_to_training(dataset: Dataset, wanted: str, count: int, seed: int, out: P
     record = {"wanted": wanted, "method": method or NONE, "count": count, "seed": seed, **reason}
     write_whole(folder / CHOICE, (json.dumps(record, indent=2) + "\n").encode())
     return with_synthetic(dataset, samples)
+
+
+def synthesizing(train: Callable[[Request], Path]) -> Callable[[Request], Path]:
+    """The same training with the pictures that `Request.synthesis` asks for.
+
+    They are made from that training's own split: each fold of a cross-validation has its own.
+    """
+
+    def train_with_more(request: Request) -> Path:
+        if request.synthesis is None:
+            return train(request)
+        wanted, count = request.synthesis
+        more = add_to_training(request.dataset, wanted, count, request.seed, request.out, request.say)
+        return train(replace(request, dataset=more))
+
+    return train_with_more
 
 
 def _choose(dataset: Dataset, wanted: str, order: Order, say: Say) -> tuple[Method | None, dict[str, Any]]:
@@ -62,16 +80,17 @@ def _choose(dataset: Dataset, wanted: str, order: Order, say: Say) -> tuple[Meth
     return chosen, {"recalls": {name: list(values) for name, values in picked.recalls.items()}}
 
 
-def _defects(dataset: Dataset) -> list[int]:
-    """Classes of defects that stand in the training split, and whose place is labelled."""
+def _defects(dataset: Dataset, wanted: str) -> list[int]:
+    """Classes of defects that stand in the training split, and whose place is labelled where that has to be known."""
     train = dataset.splits["train"]
-    labelled = {sample.label for sample in train if sample.label is not None and sample.mask is not None}
     boxed = {int(label) for sample in train for label in sample.classes}
-    classes = sorted((labelled | boxed) - {dataset.good})
+    shown = {sample.label for sample in train if sample.label is not None}
+    labelled = {sample.label for sample in train if sample.label is not None and sample.mask is not None}
+    classes = sorted(((shown if wanted in NEED_NO_PLACE else labelled) | boxed) - {dataset.good})
     if not classes:
         raise DatasetError(
-            f"{dataset.root}: no training picture says by a mask or a box where its defect is, and --synthesize needs "
-            "that; draw a mask for each (NAME_mask.png beside NAME.jpg, white where the defect is), or leave "
-            "--synthesize out"
+            f"{dataset.root}: no training picture says by a mask or a box where its defect is, and --synthesize "
+            f"{wanted} needs that; draw a mask for each (NAME_mask.png beside NAME.jpg, white where the defect is), "
+            "take --synthesize procedural, which draws defects and needs none, or leave it out"
         )
     return classes
