@@ -22,7 +22,8 @@ STEPS = 127
 """Of a weight, on either side of zero."""
 
 POSITIONS = 80
-"""Of each layer and picture at which the inputs are taken."""
+DEPTHWISE_POSITIONS = 32
+"""Of each layer and picture at which the inputs are taken; a depthwise kernel has few, and each channel has its own."""
 
 MOST_INPUTS = 2048
 """A layer with more inputs an output keeps its weights; their covariance could not be estimated."""
@@ -48,7 +49,8 @@ def round_weights(network: keras.Model, pictures: Sequence[npt.NDArray[np.float3
     inputs = _inputs(network, chosen, pictures)
     try:
         for layer, seen in zip(chosen, inputs, strict=True):
-            _round_layer(layer, seen)
+            _round_layer(layer, np.concatenate(seen).astype(np.float64))
+            seen.clear()
         return list(network.get_weights())
     finally:
         network.set_weights(own)
@@ -110,29 +112,35 @@ def _fan_in(layer: Any) -> int:
     return int(np.prod(layer.get_weights()[0].shape[:-1]))
 
 
-def _inputs(network: keras.Model, chosen: Sequence[Any], pictures: Sequence[npt.NDArray[np.float32]]) -> list[Array]:
-    """For each layer what its kernel is multiplied with, `[samples, kernel cells, channels]`."""
+def _inputs(
+    network: keras.Model, chosen: Sequence[Any], pictures: Sequence[npt.NDArray[np.float32]]
+) -> list[list[npt.NDArray[np.float16]]]:
+    """For each layer and picture what the kernel is multiplied with, `[samples, kernel cells, channels]`.
+
+    In half precision, since all layers' together are some hundred megabytes: it is still far finer than int8.
+    """
     rng = np.random.default_rng(0)
     unique = {id(layer.input): layer.input for layer in chosen}
     taps = keras.Model(network.input, list(unique.values()))
-    drawn: list[list[npt.NDArray[np.float32]]] = [[] for _ in chosen]
+    drawn: list[list[npt.NDArray[np.float16]]] = [[] for _ in chosen]
     for picture in pictures:
         found = taps.predict_on_batch(picture)
         by_tensor = dict(zip(unique, found if isinstance(found, list) else [found], strict=True))
         for kept, layer in zip(drawn, chosen, strict=True):
             kept.append(_patches(np.asarray(by_tensor[id(layer.input)][0], np.float32), layer, rng))
-    return [np.concatenate(kept).astype(np.float64) for kept in drawn]
+    return drawn
 
 
-def _patches(tensor: npt.NDArray[np.float32], layer: Any, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+def _patches(tensor: npt.NDArray[np.float32], layer: Any, rng: np.random.Generator) -> npt.NDArray[np.float16]:
     if tensor.ndim == 1:
-        return tensor[None, None]
+        return tensor[None, None].astype(np.float16)
     (rows, columns), (row_step, column_step) = layer.kernel_size, layer.strides
     height, width = -(-tensor.shape[0] // row_step), -(-tensor.shape[1] // column_step)
     above = max((height - 1) * row_step + rows - tensor.shape[0], 0)
     before = max((width - 1) * column_step + columns - tensor.shape[1], 0)
-    padded = np.pad(tensor, ((above // 2, rows), (before // 2, columns), (0, 0)))
-    at = rng.permutation(height * width)[:POSITIONS]
+    padded = np.pad(tensor.astype(np.float16), ((above // 2, rows), (before // 2, columns), (0, 0)))
+    positions = DEPTHWISE_POSITIONS if isinstance(layer, layers.DepthwiseConv2D) else POSITIONS
+    at = rng.permutation(height * width)[:positions]
     tops, lefts = at // width * row_step, at % width * column_step
     return np.stack(
         [

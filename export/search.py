@@ -19,6 +19,7 @@ import numpy as np
 
 from export.taps import TapStore
 from export.train_classifier import ClassifierKnobs, ClassifierTraining, LoadedPicture, Say, working_scale
+from export.train_cnn import TrainingError
 from station.whole_file import write_whole
 
 SHARE = 0.35
@@ -83,7 +84,7 @@ def search(knobs: ClassifierKnobs, material: Material, folder: Path, say: Say) -
 
     Raises:
         DatasetError: there are fewer than two classes.
-        TrainingError: the loss is not finite any more.
+        TrainingError: the loss is not finite with the usual settings; another rate at which it is not is a bad one.
     """
     asked = json.loads(json.dumps(asdict(replace(knobs, minutes=None))))
     path = folder / RECORD
@@ -146,13 +147,18 @@ class _Seeker:
             if dropout != TRIALS[0][1]:
                 own["dropout"] = dropout
             # The head's fit and the features come off the trial's time.
-            training = self._train(
-                replace(self._knobs, **changes, **own, views=1, minutes=max(each_s, 1.0) / 60), self._material.held_out
-            )
-            if training.reached is None:
+            knobs = replace(self._knobs, **changes, **own, views=1, minutes=max(each_s, 1.0) / 60)
+            try:
+                reached = self._train(knobs, self._material.held_out).reached
+            except TrainingError as exc:
+                if not own:
+                    raise
+                self._say(f"search: {exc}")
+                reached = 0.0
+            if reached is None:
                 return {}
-            found.append((training.reached, own))
-            self._record(own, training.reached, "mean of macro-F1 and AUROC", time.monotonic() - began)
+            found.append((reached, own))
+            self._record(own, reached, "mean of macro-F1 and AUROC", time.monotonic() - began)
         usual = found[0][0]
         reached, own = max(found, key=lambda one: one[0])
         return own if reached > usual + TRIAL_MARGIN else {}

@@ -1,6 +1,6 @@
 """What classifiers and anomaly models share on their way to a bundle: quantization of whole pictures, temperature."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +45,7 @@ def quantize_pictures(
     preprocessing: Preprocessing,
     names: Sequence[str],
     to_real: tuple[float, int],
+    say: Callable[[str], None],
 ) -> Quantized:
     """Convert a network that takes whole pictures.
 
@@ -56,6 +57,7 @@ def quantize_pictures(
         preprocessing: of the bundle.
         names: of the outputs.
         to_real: scale and zero point from a pixel to the network's input.
+        say: takes lines for people.
 
     Raises:
         DatasetError: there is nothing to calibrate on.
@@ -78,9 +80,12 @@ def quantize_pictures(
             yield "serving_default", {INPUT_NAMES[0]: real(tensor)}
 
     measured = [real(_whole(picture, middle, shape, preprocessing)) for picture in pictures[:MEASURED_PICTURES]]
+    say("quantizing, 1 of 3: ranges of the features")
     spread = rebase(network, measured)
+    say("quantizing, 2 of 3: rounding the weights")
     with lent(network, spread):
         rounded = round_weights(network, measured)
+    say(f"quantizing, 3 of 3: converting, calibrated on {len(pictures)} pictures")
     with lent(network, rounded):
         model = convert(serving, representative)
     tensors = [_whole(picture, middle, shape, preprocessing)[None] for picture in pictures]

@@ -116,6 +116,7 @@ def test_a_network_for_faint_pictures_survives_quantization(network: Any) -> Non
             preprocessing,
             ("features",),
             (1 / 128, 127),
+            print,
         ).model
     )
     print(f"plain {plain:.1f} dB, careful {careful:.1f} dB")

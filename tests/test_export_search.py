@@ -10,6 +10,7 @@ from export import search as module
 from export.samples import Sample, no_boxes
 from export.search import RECORD, Material, search
 from export.train_classifier import ClassifierKnobs, LoadedPicture
+from export.train_cnn import TrainingError
 
 KNOBS = ClassifierKnobs(minutes=20.0)
 LABELS = ("good", "bad")
@@ -39,6 +40,8 @@ class Trained:
         self.head_loss = self.losses[self._knobs.side_px]
         if self._knobs.epochs != 0:
             self.reached = self.orders[round(self._knobs.rate / KNOBS.rate, 3), self._knobs.dropout]
+            if np.isnan(self.reached):
+                raise TrainingError("the loss is not finite")
 
 
 def found(
@@ -71,6 +74,14 @@ def test_a_better_size_is_taken_and_the_rates_are_tried_at_it(tmp_path: Path, mo
     short = [knobs for knobs in Trained.trained if knobs.epochs != 0]
     assert {knobs.side_px for knobs in short} == {280}
     assert all(knobs.minutes is not None and knobs.minutes <= 20 * module.SHARE / 4 for knobs in short)
+
+
+def test_a_rate_that_is_too_high_is_a_bad_one_and_no_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = {None: 0.50, 140: 0.49, 280: 0.60}
+    chosen = found(tmp_path / "high", monkeypatch, sizes, {**USUAL, (2.5, 0.2): float("nan")})
+    assert chosen.rate == KNOBS.rate
+    with pytest.raises(TrainingError):
+        found(tmp_path / "usual", monkeypatch, sizes, {**USUAL, (1.0, 0.2): float("nan")})
 
 
 def test_what_was_found_is_not_looked_for_again_unless_the_question_is_another(

@@ -44,9 +44,8 @@ def train(request: Request) -> Path:
     request.say(f"training on {len(good)} pictures of good parts")
     trained = train_anomaly(good, knobs, folder=request.out, say=request.say)
     names, calibration = draw_calibration(request, samples, knobs.channels)
-    request.say(f"quantizing, calibrated on {len(names)} pictures")
     quantized = quantize_pictures(
-        trained.network, calibration, trained.preprocessing, OUTPUT_NAMES["anomaly"], trained.to_real
+        trained.network, calibration, trained.preprocessing, OUTPUT_NAMES["anomaly"], trained.to_real, request.say
     )
     draft = Draft(
         name=request.name,

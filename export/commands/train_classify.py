@@ -82,9 +82,8 @@ def train(request: Request) -> Path:
     )
     trained = training.train()
     names, calibration = draw_calibration(request, dataset.splits["train"], knobs.channels)
-    request.say(f"quantizing, calibrated on {len(names)} pictures")
     quantized = quantize_pictures(
-        trained.network, calibration, preprocessing, OUTPUT_NAMES["classify"], trained.to_real
+        trained.network, calibration, preprocessing, OUTPUT_NAMES["classify"], trained.to_real, request.say
     )
     draft = Draft(
         name=request.name,
