@@ -106,8 +106,9 @@ def read_dataset(
     splits, folds, split_by = _split(listing, samples, seed)
     _refuse_synthetic_tests(listing, synthetic)
     held_out = [sample for sample in samples if splits[sample.name] != "train"]
+    synthetic, unplaced = _with_defects(synthetic)
     training, leaking = admit_synthetic(synthetic, held_out, seen.facts)
-    problems += leaking
+    problems += [*unplaced, *leaking]
     problems += [*too_alike, *_straddling(listing, samples, splits), *_alike_apart(samples, splits, pairs)]
     return Dataset(
         root=listing.root,
@@ -149,6 +150,26 @@ def _apart(seen: Scan) -> tuple[Scan, list[Sample]]:
     if not synthetic:
         return seen, []
     return replace(seen, samples=[seen.samples[index] for index in real], thumbnails=seen.thumbnails[real]), synthetic
+
+
+def _with_defects(synthetic: Sequence[Sample]) -> tuple[list[Sample], list[Problem]]:
+    """The synthetic pictures that say what they show, and an error for the others.
+
+    Among boxes a picture without one shows a good part, and a synthetic one always shows a defect.
+    """
+    shown = [sample for sample in synthetic if sample.label is not None or len(sample.classes)]
+    problems = [
+        Problem(
+            sample.name,
+            "is synthetic and shows a defect, but has no box here; left out. Its boxes stand in the annotations.json "
+            "that was written with it: put them into the labels of this folder",
+            "error",
+            "unlabelled",
+        )
+        for sample in synthetic
+        if sample.label is None and not len(sample.classes)
+    ]
+    return shown, problems
 
 
 def _refuse_synthetic_tests(listing: Listing, synthetic: Sequence[Sample]) -> None:

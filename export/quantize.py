@@ -13,6 +13,7 @@ import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
 from export.dataset import DatasetError, Sample, read_pixels, read_reference, read_sample
+from export.synthesis.marks import learnt_from
 from station.adapters.litert_model import check_integer_graph
 from station.manifest import Preprocessing, Tensor
 from station.messages import Pixels
@@ -172,9 +173,12 @@ def read_folder(folder: Path, channels: int) -> tuple[tuple[str, ...], list[tupl
     """Names and pixels of the PNG pictures of a folder, in the order of their names.
 
     Raises:
-        DatasetError: there are none, or one cannot be read.
+        DatasetError: there are none, one cannot be read, or one is synthetic.
     """
     files = sorted(folder.glob("*.png"))
     if not files:
         raise DatasetError(f"{folder}: holds no PNG pictures to calibrate on")
+    for file in files:
+        if learnt_from(file, file.read_bytes()) is not None:
+            raise DatasetError(f"{file}: is synthetic; only real pictures set the ranges: take it out of {folder}")
     return tuple(file.name for file in files), [(read_pixels(file, channels),) for file in files]

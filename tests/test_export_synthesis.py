@@ -17,7 +17,7 @@ from export.cross_validation import cross_validate
 from export.dataset import read_dataset
 from export.evaluation import ALL, pictures_of
 from export.pictures import read_mask, read_pixels
-from export.quantize import calibration_set
+from export.quantize import calibration_set, read_folder
 from export.request import Request
 from export.samples import DatasetError, Sample, no_boxes
 from export.splits import folds
@@ -344,6 +344,36 @@ def test_boxes_give_coco_with_boxes_around_the_masks(tmp_path: Path) -> None:
         inside = mask[top : top + height, left : left + width]
         # The box touches its defect on each side.
         assert all(side.any() for side in (inside[0], inside[-1], inside[:, 0], inside[:, -1]))
+
+
+def test_a_synthetic_picture_without_its_boxes_does_not_train_as_a_good_part(tmp_path: Path) -> None:
+    rng = np.random.default_rng(4)
+    grey = rng.integers(60, 200, (13, 40, 48)).astype(np.uint8)
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "classes.txt").write_text("scratch\n", encoding="utf-8")
+    for number, pixels in enumerate(grey[:12]):
+        cv2.imwrite(str(tmp_path / "images" / f"{number}.png"), pixels)
+        rows = "0 .5 .5 .2 .2" if number % 2 else ""
+        (tmp_path / "labels" / f"{number}.txt").write_text(rows, encoding="utf-8")
+    made = tmp_path / "images" / "synthetic-drawn-00001.png"
+    made.write_bytes(encode(grey[12], {}, ["0" * 64]))
+    dataset = read_dataset(tmp_path)
+    assert not any(sample.synthetic for sample in dataset.samples)
+    (told,) = (one for one in dataset.problems if one.severity == "error")
+    assert str(told).startswith("error: images/synthetic-drawn-00001.png: is synthetic and shows a defect, but has no")
+    (tmp_path / "labels" / "synthetic-drawn-00001.txt").write_text("0 .5 .5 .2 .2", encoding="utf-8")
+    (sample,) = (sample for sample in read_dataset(tmp_path).splits["train"] if sample.synthetic is not None)
+    assert len(sample.classes) == 1
+
+
+def test_a_folder_to_calibrate_on_holds_no_synthetic_picture(tmp_path: Path) -> None:
+    pixels = np.full((16, 16), 90, np.uint8)
+    cv2.imwrite(str(tmp_path / "0.png"), pixels)
+    assert read_folder(tmp_path, 1)[0] == ("0.png",)
+    (tmp_path / "renamed.png").write_bytes(encode(pixels, {"method": "gan"}, ["0" * 64]))
+    with pytest.raises(DatasetError, match=r"renamed\.png: is synthetic; only real pictures set the ranges"):
+        read_folder(tmp_path, 1)
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(24, 120), st.integers(24, 120), st.floats(16, 200))
