@@ -30,6 +30,7 @@ from export.synthesis.patches import Floats, Marked, Mask, cut, cut_patches, cut
 from export.synthesis.pick import decide
 from export.synthesis.quality import squared_mmd
 from export.synthesis.training import add_to_training, synthesizing
+from export.trained_on import DIGESTS, training_record
 from station.messages import Pixels
 
 
@@ -130,6 +131,8 @@ def test_what_needs_no_mask_trains_without_one(tmp_path: Path) -> None:
     dataset = read_dataset(bare)
     more = add_to_training(dataset, "procedural", 3, 0, tmp_path / "out", lambda _: None)
     assert len(more.splits["train"]) == len(dataset.splits["train"]) + 3
+    # A bundle names the real pictures that it was trained on; synthetic ones are never asked for.
+    assert training_record(more)[DIGESTS] == training_record(dataset)[DIGESTS]
     with pytest.raises(DatasetError, match="take --synthesize procedural, which draws defects and needs none"):
         add_to_training(dataset, "cut-and-paste", 3, 0, tmp_path / "out", lambda _: None)
 
