@@ -11,6 +11,7 @@ average of the generator's weights over the last steps is what is used (Karras e
 What was done is saved every `save_every` steps and taken up again by the same command.
 """
 
+import hashlib
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -27,6 +28,7 @@ from export.checkpoint import restore, save
 from export.dataset import DatasetError
 from export.gan import LATENT, MULTIPLE_PX, GanPreset, build_critic, build_generator, join
 from export.synthesis.blending import VISIBLE, Draw, Drawn, Paint, Variation, bent, faded, place
+from export.synthesis.marks import DIGITS
 from export.synthesis.patches import PATCH_PX, Floats, Marked, Mask, Patch, cut, paint_over, sketch, soften
 from export.synthesis.plain import turned
 from export.synthesis.quality import COLLAPSED_BELOW, Eye, diversity
@@ -66,14 +68,23 @@ class GanKnobs:
     generator_rate: float | None = None
     critic_rate: float | None = None
     average: float = 0.995
-    save_every: int = 500
+    save_every: int = 50
     look_every: int = 1_000
     seed: int = 0
 
 
-def checkpoint_of(knobs: GanKnobs) -> str:
-    """Name of the file that a training is kept in: another seed must begin anew, not go on where one collapsed."""
-    return f"gan-{knobs.preset}-{knobs.seed}.npz"
+def checkpoint_of(knobs: GanKnobs, marked: Sequence[Marked], classes: Sequence[int]) -> str:
+    """Name of the file that a training is kept in.
+
+    Another seed begins anew and does not go on where one collapsed; so do other defects, since a network that has seen
+    pictures which are held out now would show them to what is tested with them.
+    """
+    digest = hashlib.sha256(repr(list(classes)).encode())
+    for one in sorted(marked, key=lambda one: (one.sample.name, one.label)):
+        digest.update(f"{one.sample.name} {one.label}".encode())
+        digest.update(np.ascontiguousarray(one.pixels).tobytes())
+        digest.update(np.packbits(one.mask).tobytes())
+    return f"gan-{knobs.preset}-{knobs.seed}-{digest.hexdigest()[:DIGITS]}.npz"
 
 
 class CollapsedError(DatasetError):
@@ -134,6 +145,7 @@ class GanTraining:
         if not goods:
             raise DatasetError("there is no picture of a good part to draw defects on; add some, or name the class")
         self._classes = list(classes)
+        self._marked = [one for one in marked if one.label in self._classes]
         self._by_class = [[one for one in patches if one.label == label] for label in classes]
         self._goods = goods
         self._grounds = [_at_least_a_window(good) for good in goods]
@@ -158,7 +170,7 @@ class GanTraining:
         knobs = self._knobs
         networks = self._networks()
         kept = [networks.generator, networks.averaged, networks.critic]
-        path = self._folder / checkpoint_of(knobs) if self._folder else None
+        path = self._folder / checkpoint_of(knobs, self._marked, self._classes) if self._folder else None
         _, first, spent_s = restore(path, kept) if path else (0, 0, 0.0)
         if first:
             self._say(f"goes on at step {first}")

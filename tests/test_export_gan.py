@@ -30,6 +30,10 @@ def material(dataset: Dataset) -> Material:
     return gather(dataset, [1], 0)
 
 
+def name_of(knobs: GanKnobs, material: Material) -> str:
+    return checkpoint_of(knobs, material.marked, [1])
+
+
 def training(material: Material, knobs: GanKnobs, folder: Path | None, said: list[str]) -> GanTraining:
     goods = [pixels for _, pixels in material.goods]
     return GanTraining(material.patches, material.marked, [1], goods, 1, knobs, folder=folder, say=said.append)
@@ -40,7 +44,7 @@ def test_it_goes_on_where_it_stopped_and_draws_what_it_is_asked_for(
 ) -> None:
     said: list[str] = []
     first = training(material, KNOBS, tmp_path, said).train()
-    assert (tmp_path / checkpoint_of(KNOBS)).is_file()
+    assert (tmp_path / name_of(KNOBS, material)).is_file()
     again = training(material, replace(KNOBS, steps=3), tmp_path, said).train()
     assert any(line == "goes on at step 2" for line in said)
     assert len(first.weights) == len(again.weights)
@@ -72,9 +76,20 @@ def test_a_generator_that_draws_one_patch_only_is_told(material: Material, tmp_p
     dead = [build_generator("default", 1, 1), build_generator("default", 1, 1), build_critic("default", 1, 1, 0)]
     for model in dead:
         model.set_weights([np.zeros_like(weight) for weight in model.get_weights()])
-    save(tmp_path / checkpoint_of(KNOBS), dead, 0, KNOBS.steps, 1.0)
+    save(tmp_path / name_of(KNOBS, material), dead, 0, KNOBS.steps, 1.0)
     one_good = replace(material, goods=[(material.goods[0][0], np.full((200, 200), 120, np.uint8))])
     with pytest.raises(CollapsedError, match=r"vary 0\.\d\d times as much as the real ones, .* another --seed"):
         training(one_good, KNOBS, tmp_path, []).train()
     # What it advises is another training, and does not go on from the collapsed one.
-    assert checkpoint_of(replace(KNOBS, seed=1)) != checkpoint_of(KNOBS)
+    assert name_of(replace(KNOBS, seed=1), material) != name_of(KNOBS, material)
+
+
+def test_a_network_that_learnt_other_defects_is_not_gone_on_with(material: Material, tmp_path: Path) -> None:
+    said: list[str] = []
+    training(material, KNOBS, tmp_path, said).train()
+    held_out_now = replace(material, marked=material.marked[1:], patches=material.patches[1:])
+    training(held_out_now, KNOBS, tmp_path, said).train()
+    repainted = replace(material.marked[0], pixels=255 - material.marked[0].pixels)
+    training(replace(material, marked=[repainted, *material.marked[1:]]), KNOBS, tmp_path, said).train()
+    assert not any(line.startswith("goes on") for line in said)
+    assert len(list(tmp_path.glob("gan-*.npz"))) == 3

@@ -50,7 +50,7 @@ def pasted(parts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_pasted_defects_stand_on_good_pictures_under_true_masks(parts: Path, pasted: Path) -> None:
+def test_pasted_defects_stand_on_good_pictures_under_true_masks(parts: Path, pasted: Path, tmp_path: Path) -> None:
     goods = [read_pixels(path) for path in sorted((parts / "good").glob("*.png"))]
     pictures = sorted(path for path in (pasted / "scratch").glob("*.png") if not path.stem.endswith("_mask"))
     assert len(pictures) == 12
@@ -68,7 +68,8 @@ def test_pasted_defects_stand_on_good_pictures_under_true_masks(parts: Path, pas
     # What was pasted is a copy, wherever it stands; some scratches cross, and are no copy of one.
     assert record["quality"]["scratch"]["copies"] > 0.5
     for name in ("sheet.png", "nearest.png"):
-        assert learnt_from(pasted / name, (pasted / name).read_bytes())
+        with pytest.raises(DatasetError, match="is a sheet of synthetic defects to look at"):
+            learnt_from(tmp_path / "renamed.png", (pasted / name).read_bytes())
 
 
 def test_synthetic_pictures_only_train(parts: Path, pasted: Path, tmp_path: Path) -> None:
@@ -122,6 +123,21 @@ def test_each_fold_makes_its_own_from_what_it_trains_on(parts: Path, pasted: Pat
     assert len([line for line in said if "12 of 12 synthetic pictures are left out" in line]) == 3
     with pytest.raises(DatasetError, match=r"holds folds of a training with other options"):
         cross_validate(replace(request, synthesis=None), 3, 0, trained)
+
+
+def test_a_training_with_pictures_of_its_own_ends_in_a_bundle(
+    parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    command = ["train", str(parts), "--out", str(out), "--preset", "plain-b", "--epochs", "1", "--allow-regression"]
+    more = [*command, "--synthesize", "cut-and-paste", "--synthesize-count", "3"]
+    assert main(more) == 0
+    assert (out / "classifier.bundle").is_file()
+    assert "making 3 pictures of each of scratch: cut-and-paste" in capsys.readouterr().out
+    assert main(command) == 1
+    assert "holds a training with synthetic pictures; give the same --synthesize" in capsys.readouterr().err
+    assert main([*more[:-1], "4"]) == 1
+    assert "holds a training with other synthetic pictures (cut-and-paste, 3 of each class)" in capsys.readouterr().err
 
 
 def test_what_needs_no_mask_trains_without_one(tmp_path: Path) -> None:
@@ -248,7 +264,7 @@ def test_too_few_defects_or_no_masks_are_told(tmp_path: Path, capsys: pytest.Cap
     assert synthesize(bare, tmp_path / "out") == 1
     assert "say neither by a mask nor by a box where the defect is; draw a mask" in capsys.readouterr().err
     assert synthesize(bare, tmp_path / "out", "--method", "classical") == 1
-    assert "or take --method procedural, which needs none" in capsys.readouterr().err
+    assert "or take the method procedural, which needs none" in capsys.readouterr().err
     assert synthesize(bare, bare / "out") == 1
     assert "lies inside of" in capsys.readouterr().err
 

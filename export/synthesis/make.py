@@ -198,7 +198,7 @@ def write(folder: Path, dataset: Dataset, order: Order, made: Sequence[Made]) ->
         boxes_px = boxes_of(one.mask) if boxed else no_boxes()[0]
         samples.append(
             Sample(
-                name=f"{folder.parent.name}/{folder.name}/{place.name}/{stem}.png",
+                name=(place / f"{stem}.png").as_posix(),
                 picture=place / f"{stem}.png",
                 boxes_px=boxes_px,
                 classes=np.full(len(boxes_px), one.label, np.int64),
@@ -315,7 +315,7 @@ def _views(dataset: Dataset, material: Material, label: int, count: int, rng: np
         raise DatasetError(
             f"{dataset.root}: no training picture of {dataset.labels[label]} has a mask or a box, and a view has to "
             "say where its defect is; draw masks (NAME_mask.png beside NAME.jpg, white where the defect is), or take "
-            "--method procedural, which needs none"
+            "the method procedural, which needs none"
         )
     made: list[Made] = []
     for _ in range(20 * count):

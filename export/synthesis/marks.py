@@ -21,21 +21,24 @@ PREFIX = "synthetic-"
 """Begins the name of every synthetic picture."""
 
 KEYWORD = "inspection-station synthetic"
+SHEET = "sheet"
 DIGITS = 12
 _PNG = b"\x89PNG\r\n\x1a\n"
 _GREY_DIMENSIONS = 2
 
 
-def encode(pixels: Pixels, facts: Mapping[str, Any], learnt_from: Sequence[str]) -> bytes:
+def encode(pixels: Pixels, facts: Mapping[str, Any], learnt_from: Sequence[str], *, sheet: bool = False) -> bytes:
     """A PNG file of `[height, width]` or `[height, width, 3]` (BGR) with the mark in it.
 
     Args:
         pixels: the picture.
         facts: how it was made; plain values.
         learnt_from: sha256 of every picture that it was learnt from or put together from.
+        sheet: it shows many defects to people, and no part.
     """
     info = PngInfo()
-    info.add_text(KEYWORD, json.dumps({**facts, "learnt_from": sorted(digest[:DIGITS] for digest in learnt_from)}))
+    sources = sorted(digest[:DIGITS] for digest in learnt_from)
+    info.add_text(KEYWORD, json.dumps({**facts, "learnt_from": sources, **({SHEET: True} if sheet else {})}))
     upright = pixels if pixels.ndim == _GREY_DIMENSIONS else pixels[..., ::-1]
     stream = io.BytesIO()
     Image.fromarray(upright).save(stream, "PNG", pnginfo=info)
@@ -46,7 +49,8 @@ def learnt_from(path: Path, data: bytes) -> tuple[str, ...] | None:
     """The digests in a synthetic picture's mark; None for a real picture.
 
     Raises:
-        DatasetError: the name or the file says synthetic, and the mark cannot be read: where it came from is unknown.
+        DatasetError: it is a sheet, or the name or the file says synthetic, and the mark cannot be read: where it came
+            from is unknown.
     """
     marked = data.startswith(_PNG) and KEYWORD.encode() in data
     if not marked and not path.name.startswith(PREFIX):
@@ -54,9 +58,12 @@ def learnt_from(path: Path, data: bytes) -> tuple[str, ...] | None:
     try:
         with Image.open(io.BytesIO(data)) as picture:
             facts = json.loads(picture.info[KEYWORD])
-        return tuple(str(digest) for digest in facts["learnt_from"])
+        sources = tuple(str(digest) for digest in facts["learnt_from"])
     except (OSError, KeyError, TypeError, ValueError) as exc:
         raise DatasetError(
             f"{path}: is called synthetic, and does not say what it was made from ({exc}); delete it, or give a real "
             f"picture a name that does not begin with {PREFIX}"
         ) from exc
+    if facts.get(SHEET):
+        raise DatasetError(f"{path}: is a sheet of synthetic defects to look at, not a picture of a part; remove it")
+    return sources

@@ -20,3 +20,6 @@ NEED_NO_PLACE: tuple[Method, ...] = ("procedural",)
 
 AUTO = "auto"
 NONE = "none"
+
+CHOICE = "synthetic/choice.json"
+"""In a training's folder: what was made for it, and why."""

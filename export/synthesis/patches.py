@@ -213,8 +213,8 @@ def need_patches(patches: Sequence[Patch], label: int, dataset: Dataset) -> list
     if not own and pictures:
         raise DatasetError(
             f"{dataset.root}: the {pictures} training pictures of {name} say neither by a mask nor by a box where the "
-            "defect is; draw a mask for each (NAME_mask.png beside NAME.jpg, white where the defect is), or take "
-            "--method procedural, which needs none"
+            "defect is; draw a mask for each (NAME_mask.png beside NAME.jpg, white where the defect is), or take the "
+            "method procedural, which needs none"
         )
     marked = len({patch.sample.name for patch in own})
     if marked < LEAST_PICTURES:

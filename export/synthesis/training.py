@@ -10,17 +10,22 @@ from typing import Any
 from export.request import Request
 from export.samples import Dataset, DatasetError, Sample
 from export.synthesis.make import Order, gather, make, with_synthetic, write
-from export.synthesis.methods import AUTO, METHODS, NEED_NO_PLACE, NONE, QUICK, Method
+from export.synthesis.methods import AUTO, CHOICE, METHODS, NEED_NO_PLACE, NONE, QUICK, Method
 from export.synthesis.pick import WORTH, pick
+from export.train_classifier import CHECKPOINT
+from export.train_gan import GanKnobs
 from station.whole_file import write_whole
 
-FOLDER = "synthetic"
 GAN_FOLDER = "gan"
-CHOICE = "choice.json"
+GAN_SHARE = 0.4
+"""Of a training's minutes, for the network that makes its pictures."""
+
 Say = Callable[[str], None]
 
 
-def add_to_training(dataset: Dataset, wanted: str, count: int, seed: int, out: Path, say: Say) -> Dataset:
+def add_to_training(
+    dataset: Dataset, wanted: str, count: int, seed: int, out: Path, say: Say, minutes: float | None = None
+) -> Dataset:
     """The data set with synthetic pictures of its defects in the training split.
 
     Args:
@@ -31,22 +36,29 @@ def add_to_training(dataset: Dataset, wanted: str, count: int, seed: int, out: P
         out: the training's folder; its folder `synthetic` receives the pictures and `choice.json`, which says what was
             picked and why. A network that was trained before is found in `gan`.
         say: takes lines for people.
+        minutes: for a network to learn; None: as long as `station-export synthesize` gives it.
 
     Raises:
-        DatasetError: a class cannot be learnt, or a network collapsed.
+        DatasetError: a class cannot be learnt, a network collapsed, or the folder holds a training with other
+            synthetic pictures.
     """
-    folder = out / FOLDER
+    folder = (out / CHOICE).parent
+    before = _settle(out, wanted, count, seed)
     classes = _defects(dataset, wanted)
-    method, reason = _choose(dataset, wanted, Order(classes, count, seed=seed), say)
+    _tell_of_others(dataset, classes, say)
+    gan = replace(GanKnobs(), minutes=min(minutes, GanKnobs().minutes)) if minutes else GanKnobs()
+    picked = _choice_of(before, wanted) or _choose(dataset, wanted, Order(classes, count, seed=seed), say)
+    method, reason = picked
     shutil.rmtree(folder, ignore_errors=True)
     samples: list[Sample] = []
     if method is not None:
-        order = Order(classes, count, method, seed=seed)
-        say(f"making {count} pictures of each of {len(classes)} classes: {method}, {METHODS[method]}")
+        order = Order(classes, count, method, gan, seed=seed)
+        names = ", ".join(dataset.labels[label] for label in classes)
+        say(f"making {count} pictures of each of {names}: {method}, {METHODS[method]}")
         material = gather(dataset, classes, seed)
         samples = write(folder, dataset, order, make(dataset, material, order, folder=out / GAN_FOLDER, say=say))
     record = {"wanted": wanted, "method": method or NONE, "count": count, "seed": seed, **reason}
-    write_whole(folder / CHOICE, (json.dumps(record, indent=2) + "\n").encode())
+    write_whole(out / CHOICE, (json.dumps(record, indent=2) + "\n").encode())
     return with_synthetic(dataset, samples)
 
 
@@ -60,10 +72,53 @@ def synthesizing(train: Callable[[Request], Path]) -> Callable[[Request], Path]:
         if request.synthesis is None:
             return train(request)
         wanted, count = request.synthesis
-        more = add_to_training(request.dataset, wanted, count, request.seed, request.out, request.say)
-        return train(replace(request, dataset=more))
+        minutes = GAN_SHARE * request.minutes if request.minutes and wanted == "gan" else None
+        more = add_to_training(request.dataset, wanted, count, request.seed, request.out, request.say, minutes)
+        left = request.minutes - minutes if request.minutes and minutes else request.minutes
+        return train(replace(request, dataset=more, minutes=left))
 
     return train_with_more
+
+
+def _settle(out: Path, wanted: str, count: int, seed: int) -> dict[str, Any] | None:
+    """What was made in the folder before, the same that is asked for now; None: nothing."""
+    path = out / CHOICE
+    begun = (out / CHECKPOINT).is_file()
+    try:
+        before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if begun:
+            raise DatasetError(
+                f"{out}: holds a training without synthetic pictures; give another folder for --out"
+            ) from None
+        return None
+    except (OSError, ValueError) as exc:
+        raise DatasetError(f"{path}: cannot be read: {exc}; give another folder for --out") from exc
+    asked = {"wanted": wanted, "count": count, "seed": seed}
+    if any(before.get(name) != value for name, value in asked.items()):
+        if begun:
+            raise DatasetError(
+                f"{out}: holds a training with other synthetic pictures ({before.get('wanted')}, {before.get('count')} "
+                "of each class); give the same, or another folder for --out"
+            )
+        return None
+    return before
+
+
+def _choice_of(before: dict[str, Any] | None, wanted: str) -> tuple[Method | None, dict[str, Any]] | None:
+    """What `auto` picked before, with the figures that it was picked by."""
+    if before is None or wanted != AUTO:
+        return None
+    method = next((method for method in METHODS if method == before.get("method")), None)
+    return method, {"recalls": before.get("recalls", {})}
+
+
+def _tell_of_others(dataset: Dataset, classes: list[int], say: Say) -> None:
+    """Name the defects that none are made of."""
+    shown = {sample.label for sample in dataset.splits["train"] if sample.label is not None} - {dataset.good}
+    others = sorted(dataset.labels[label] for label in shown - set(classes))
+    if others:
+        say(f"none are made of {', '.join(others)}: no training picture of it has a mask or a box")
 
 
 def _choose(dataset: Dataset, wanted: str, order: Order, say: Say) -> tuple[Method | None, dict[str, Any]]:
