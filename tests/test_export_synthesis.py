@@ -269,9 +269,11 @@ def test_too_few_defects_or_no_masks_are_told(tmp_path: Path, capsys: pytest.Cap
     assert "lies inside of" in capsys.readouterr().err
 
 
-def test_drawn_scratches_need_no_real_defect(tmp_path: Path) -> None:
+def test_drawn_scratches_need_no_real_defect(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     few = write_masked_parts(tmp_path / "few", good=12, scratch=3, colour=True)
+    cv2.imwrite(str(few / "scratch" / "000_mask.png"), np.zeros((7, 9), np.uint8))
     assert synthesize(few, tmp_path / "more", "--method", "procedural", "--count", "5") == 0
+    assert "1 file cannot be used: station-export data" in capsys.readouterr().out
     assert (tmp_path / "more" / "sheet.png").is_file()
     data = write_masked_parts(tmp_path / "data", good=12, scratch=6)
     assert synthesize(data, tmp_path / "out", "--method", "procedural", "--count", "5") == 0

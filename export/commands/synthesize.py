@@ -19,6 +19,7 @@ like a real one, and that one). Whether they help shows in a training: station-e
 
 import argparse
 import json
+import shlex
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -31,6 +32,7 @@ from export.gan import GAN_PRESETS
 from export.option_types import count_from, positive
 from export.progress import ProgressLine
 from export.samples import Dataset
+from export.summary import counted
 from export.synthesis import marks, sheet
 from export.synthesis.copies import COPY_FROM, Copied, compare
 from export.synthesis.make import MAX_PICTURES, RECORD, Made, Material, Order, gather, make, write
@@ -85,6 +87,10 @@ def run(arguments: argparse.Namespace) -> int:
     dataset = read_dataset(
         arguments.data, good_label=arguments.good, seed=SPLIT_SEED, progress=ProgressLine("looking at the pictures")
     )
+    wrong = sum(problem.severity == "error" for problem in dataset.problems)
+    if wrong:
+        folder = shlex.quote(str(arguments.data))
+        print(f"{counted(wrong, 'file')} cannot be used: station-export data {folder} lists them", flush=True)
     classes = _classes(dataset, arguments.classes)
     order = Order(
         classes=classes,
