@@ -8,7 +8,7 @@ value of each feature, and from those of the map. A small defect shows in the ex
 Two plain networks as textbooks start from stand beside it for comparison.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ import numpy.typing as npt
 from keras import layers, ops
 
 from export.efficientnet import STAGES, apply_stage, apply_stem, load_pretrained, read_weights
+from export.pruning import widths_of
 from station.classification import decode_classes
 from station.detections import Grid
 from station.manifest import ClassDecoding, Preprocessing
@@ -92,7 +93,12 @@ def build_features(channels: int) -> keras.Model:
 
 
 def build_classifier(
-    channels: int, labels: int, defects: int, dropout: float, statistics: Statistics | None
+    channels: int,
+    labels: int,
+    defects: int,
+    dropout: float,
+    statistics: Statistics | None,
+    widths: Mapping[str, int] | None = None,
 ) -> keras.Model:
     """The pretrained network with a head that knows nothing yet.
 
@@ -102,16 +108,19 @@ def build_classifier(
         defects: number of classes that are kinds of defects.
         dropout: share of features left out in training.
         statistics: by which the features are brought to one scale; None: `LATERALS` do it, see `for_serving`.
+        widths: of blocks that have fewer channels inside than the pretrained ones, see `apply_stage`. With any, the
+            features' weights are not the pretrained ones but still to be given, see `export.pruning`.
 
     Returns:
         A model from `[batch, height, width, channels]`, (pixel − 127) / 128, to logits `[batch, labels]`, the map
         `[batch, rows, columns, defects]` in cells of 8 px and the map's maxima `[batch, defects]`.
     """
     picture = keras.Input((None, None, channels), name="picture")
-    fine, coarse = _apply_trunk(picture)
-    features, activation = _apply_map((fine, coarse, _apply_deep(coarse)), defects, statistics)
+    fine, coarse = _apply_trunk(picture, widths)
+    features, activation = _apply_map((fine, coarse, _apply_deep(coarse, widths)), defects, statistics)
     network = keras.Model(picture, _heads(features, activation, labels, dropout), name="classifier")
-    load_pretrained(network, read_weights())
+    if not widths:
+        load_pretrained(network, read_weights())
     for name in (*LATERALS, "map"):
         layer = network.get_layer(name)
         kernel, bias = layer.get_weights()
@@ -132,7 +141,7 @@ def channel_statistics(
 
 def for_serving(trained: keras.Model, channels: int, labels: int, defects: int, statistics: Statistics) -> keras.Model:
     """The same weights as a network from a picture to logits and map, with the scaling of features folded in."""
-    network = build_classifier(channels, labels, defects, 0.0, None)
+    network = build_classifier(channels, labels, defects, 0.0, None, widths_of(trained))
     for layer in network.layers:
         if layer.weights:
             layer.set_weights(trained.get_layer(layer.name).get_weights())
@@ -159,20 +168,20 @@ def readings() -> list[str]:
     return [*(f"{pool}{number}" for pool in POOLS for number in range(len(LATERALS))), "map_largest", "map_mean"]
 
 
-def _apply_trunk(picture: Any) -> tuple[Any, Any]:
+def _apply_trunk(picture: Any, widths: Mapping[str, int] | None = None) -> tuple[Any, Any]:
     policy = keras.DTypePolicy("float32")
     x = apply_stem(picture, policy)
     taps = []
     for number in range(COARSE_STAGE + 1):
-        x = apply_stage(x, number, policy)
+        x = apply_stage(x, number, policy, widths)
         taps.append(x)
     return taps[FINE_STAGE], taps[COARSE_STAGE]
 
 
-def _apply_deep(coarse: Any) -> Any:
+def _apply_deep(coarse: Any, widths: Mapping[str, int] | None = None) -> Any:
     policy = keras.DTypePolicy("float32")
     for number in range(COARSE_STAGE + 1, len(STAGES)):
-        coarse = apply_stage(coarse, number, policy)
+        coarse = apply_stage(coarse, number, policy, widths)
     return coarse
 
 

@@ -108,12 +108,22 @@ def apply_stem(x: Any, policy: keras.DTypePolicy) -> Any:
     return layers.ReLU(6.0, name="stem_relu", dtype=policy)(x)
 
 
-def apply_stage(x: Any, number: int, policy: keras.DTypePolicy) -> Any:
-    """One stage, counted from 0."""
+def apply_stage(x: Any, number: int, policy: keras.DTypePolicy, widths: Mapping[str, int] | None = None) -> Any:
+    """One stage, counted from 0.
+
+    Args:
+        x: what comes in.
+        number: of the stage.
+        policy: of its layers.
+        widths: name of a block, as `block3` → how many channels it has inside, where it is not all of them; see
+            `export.pruning`.
+    """
     stage = STAGES[number]
     first = sum(item.blocks for item in STAGES[:number])
     for index in range(stage.blocks):
-        x = _block(x, stage, stage.stride if index == 0 else 1, f"block{first + index}", policy)
+        name = f"block{first + index}"
+        inner = (widths or {}).get(name, x.shape[-1] * stage.expansion)
+        x = _block(x, stage, stage.stride if index == 0 else 1, inner, name, policy)
     return x
 
 
@@ -219,12 +229,12 @@ def _kernel(array: Array | None, layer: Any) -> Array | None:
     return np.asarray(kernel.sum(axis=2, keepdims=True) if grey else kernel[:, :, ::-1], np.float32)
 
 
-def _block(x: Any, stage: Stage, stride: int, name: str, policy: keras.DTypePolicy) -> Any:
+def _block(x: Any, stage: Stage, stride: int, inner: int, name: str, policy: keras.DTypePolicy) -> Any:
     """An inverted residual block (Sandler et al., CVPR 2018)."""
     before = x
     width = x.shape[-1]
     if stage.expansion != 1:
-        x = layers.Conv2D(width * stage.expansion, 1, name=f"{name}_expand_convolution", dtype=policy)(x)
+        x = layers.Conv2D(inner, 1, name=f"{name}_expand_convolution", dtype=policy)(x)
         x = layers.ReLU(6.0, name=f"{name}_expand_relu", dtype=policy)(x)
     x = layers.DepthwiseConv2D(stage.kernel, stride, "same", name=f"{name}_depthwise_convolution", dtype=policy)(x)
     x = layers.ReLU(6.0, name=f"{name}_depthwise_relu", dtype=policy)(x)

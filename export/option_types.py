@@ -24,6 +24,15 @@ def share(text: str) -> float:
     return _number(text, "a number from 0 to below 1", lambda value: 0 <= value < 1)
 
 
+def share_up_to(most: float) -> Callable[[str], float]:
+    """A reader of numbers above 0 that are `most` at most."""
+
+    def read(text: str) -> float:
+        return _number(text, f"a number above 0, at most {most:g}", lambda value: 0 < value <= most)
+
+    return read
+
+
 def count_from(least: int) -> Callable[[str], int]:
     """A reader of whole numbers from `least`."""
 

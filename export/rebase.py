@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from keras import layers
 
-Array = npt.NDArray[np.float64]
+from export.covariance import Array, shrink
 
 CAP = 6.0
 """Of ReLU6."""
@@ -171,9 +171,7 @@ def _basis(seen: Array) -> Array:
     """From channels to principal components of equal range, `[components, channels]`."""
     covariance = np.cov(seen.T)
     # Few samples of many channels leave directions that only seem to be empty.
-    trust = len(seen) / (len(seen) + len(covariance))
-    covariance = trust * covariance + (1 - trust) * np.diag(np.diag(covariance))
-    variances, directions = np.linalg.eigh(covariance)
+    variances, directions = np.linalg.eigh(shrink(covariance, len(seen)))
     floor = max(float(variances.max()) * LEAST_VARIANCE, 1e-12)
     basis = (directions / np.sqrt(np.maximum(variances, floor))).T
     return np.asarray(basis / np.maximum(np.abs(seen @ basis.T).max(axis=0), LEAST_RANGE)[:, None], np.float64)

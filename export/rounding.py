@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from keras import layers
 
-Array = npt.NDArray[np.float64]
+from export.covariance import Array, shrink
 
 STEPS = 127
 """Of a weight, on either side of zero."""
@@ -69,12 +69,8 @@ def round_kernel(kernel: Array, inputs: Array) -> tuple[Array, Array]:
     count = kernel.shape[1]
     mean = inputs.mean(axis=1)
     centred = inputs - mean[:, None]
-    covariance = centred.transpose(0, 2, 1) @ centred / inputs.shape[1]
-    variances = np.einsum("nii->ni", covariance)
-    # Few samples of many inputs show likenesses that are not there: these are believed in by their number only.
-    trust = inputs.shape[1] / (inputs.shape[1] + count)
-    covariance = trust * covariance + (1 - trust) * variances[:, :, None] * np.eye(count)
-    damping = DAMPING * variances.mean(axis=1) + 1e-9
+    covariance = shrink(centred.transpose(0, 2, 1) @ centred / inputs.shape[1], inputs.shape[1])
+    damping = DAMPING * np.einsum("nii->ni", covariance).mean(axis=1) + 1e-9
     covariance = covariance + damping[:, None, None] * np.eye(count)
     upper = np.linalg.cholesky(np.linalg.inv(covariance)).transpose(0, 2, 1)
     left = kernel.copy()

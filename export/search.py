@@ -125,7 +125,7 @@ class _Seeker:
             if found and spent_s / len(found) * max(1.0, factor**2) > half_s - spent_s:
                 break
             changes: dict[str, Any] = {} if factor == 1 else {"side_px": round(side * factor)}
-            knobs = replace(self._knobs, **changes, epochs=0, views=1, minutes=None)
+            knobs = replace(self._knobs, **changes, epochs=0, prune=0.0, views=1, minutes=None)
             training = self._train(knobs, [])
             found.append((training.head_loss, changes))
             self._record(changes, training.head_loss, "cross-entropy", time.monotonic() - began - spent_s)

@@ -8,6 +8,9 @@ fine-tuning bends the features and does not tear them (Kumar et al., ICLR 2022, 
 trained from pictures on, on views that are new each time. That ends after its epochs, or when its share of the time is
 spent, and is undone if held-out pictures are certainly told apart worse than before. The plain networks have one stage.
 
+With `--prune` the least used inner channels of the blocks that are trained are taken out first (`export.pruning`), and
+fine-tuning makes good what that costs.
+
 What was done is saved after each epoch and taken up again by the same command.
 """
 
@@ -44,6 +47,8 @@ from export.efficientnet import INPUT_SCALE, INPUT_ZERO_POINT, STAGES
 from export.linear_head import Seen, fit_head, put_head
 from export.logistic import calibrated_loss
 from export.metrics import auroc, confusion_matrix, macro_f1
+from export.pruning import inner_widths, prune
+from export.quantize import calibration_set
 from export.taps import TapStore
 from export.train_cnn import TrainingError
 from export.views import Mask, ViewKnobs, cell_cover, random_view
@@ -58,6 +63,9 @@ LARGEST_AREA_PX = 1_500_000
 """Larger pictures are shrunk to this unless a size is asked for; training on them would take hours."""
 
 STATISTICS_PICTURES = 64
+PRUNING_PICTURES = 64
+"""So many, drawn from all classes in turn, say which channels are used."""
+
 LEAST_BATCH = 4
 BATCH_AREA_PX = 16 * 512 * 512
 """Larger pictures come in smaller batches: with this area the gradients of the whole network take some 2 GB."""
@@ -98,6 +106,7 @@ class ClassifierKnobs:
         dropout: share of features left out.
         smoothing: of the labels.
         balance: a class of n pictures weighs n to the power of −balance; 0 counts pictures, 1 counts classes.
+        prune: share of the inner channels that is taken out of each block that fine-tuning trains; 0: none.
         patience: epochs without a better validation loss after which a stage ends, at its best weights; 0: never.
         memory_mb: for the kept views; fewer views are kept when they would take more.
         seed: of weights and views.
@@ -118,6 +127,7 @@ class ClassifierKnobs:
     dropout: float = 0.2
     smoothing: float = 0.05
     balance: float = 0.5
+    prune: float = 0.0
     patience: int = 0
     memory_mb: int = 3000
     seed: int = 0
@@ -305,7 +315,9 @@ class ClassifierTraining:
         store = self._store or TapStore(build_features(knobs.channels), self.preprocessing, knobs.view, knobs.seed)
         statistics = self._keep_views(store)
         labels, defects = len(self._labels), len(self._defects)
-        network = build_classifier(knobs.channels, labels, defects, knobs.dropout, statistics)
+        # The widths follow from the share alone: what goes on from a checkpoint has the same.
+        widths = inner_widths(knobs.prune, FROZEN_BLOCKS) if knobs.prune else {}
+        network = build_classifier(knobs.channels, labels, defects, knobs.dropout, statistics, widths)
         epochs = knobs.epochs
         if epochs is None:
             area_px = sum(item.pixels.shape[0] * item.pixels.shape[1] for item in self._pictures)
@@ -314,6 +326,8 @@ class ClassifierTraining:
         fine = _Stage("fine-tuning", network, self._from_pictures, self._as_served, epochs, knobs.rate, 0.6, _is_late)
         if not (self._folder and (self._folder / CHECKPOINT).is_file()):
             self._fit_head(store, statistics, network)
+            if widths:
+                self._prune(network)
         self._run([fine] if epochs else [])
         serving = for_serving(network, knobs.channels, labels, defects, statistics)
         return TrainedClassifier(serving, self.preprocessing, (INPUT_SCALE, INPUT_ZERO_POINT))
@@ -331,6 +345,23 @@ class ClassifierTraining:
         self.head_loss = head.loss
         self._say(
             f"head: penalty {head.penalty:g}, loss {head.loss:.3f} on parts left out in turn, "
+            f"{(time.monotonic() - began) / 60:.1f} min"
+        )
+
+    def _prune(self, network: keras.Model) -> None:
+        """Give the narrower network the pretrained weights, as far as it has room for them."""
+        began = time.monotonic()
+        by_name = {item.sample.name: item for item in self._pictures}
+        samples = [item.sample for item in self._pictures]
+        drawn = calibration_set(samples, len(self._labels), PRUNING_PICTURES, self._knobs.seed)
+        whole = build_features(self._knobs.channels)
+        prune(whole, network, [self._as_served(by_name[sample.name]) for sample in drawn])
+        before, after = (
+            sum(layer.count_params() for layer in model.layers if layer.name.startswith("block")) / 1e6
+            for model in (whole, network)
+        )
+        self._say(
+            f"pruning: {after:.2f} of {before:.2f} million weights of the blocks stay, "
             f"{(time.monotonic() - began) / 60:.1f} min"
         )
 

@@ -117,6 +117,28 @@ def test_the_commands_know_a_classifier(classifier: Path, folder: Path, capsys: 
     assert read_bundle(other).model == read_bundle(classifier).model
 
 
+def test_a_pruned_classifier_is_smaller_and_still_tells_the_kinds_apart(
+    classifier: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = folder / "pruned"
+    command = ["train", str(folder / "data"), "--out", str(out), "--size", "64", "--views", "2", "--no-plain"]
+    command += ["--allow-regression", "--epochs", "1", "--prune"]
+    assert main([*command, "0.5"]) == 0
+    assert "pruning: 1." in capsys.readouterr().out
+    bundle = read_bundle(out / "classifier.bundle")
+    assert len(bundle.model) < 0.7 * len(read_bundle(classifier).model)
+    assert bundle.manifest.configuration["prune"] == 0.5
+    assert "<dt>prune</dt><dd>0.5</dd>" in (out / "report.html").read_text(encoding="utf-8")
+    model = load_model(bundle)
+    right = 0
+    for number in range(48):
+        kind = bundle.manifest.labels[number % 3]
+        right += bundle.manifest.labels[int(np.argmax(model.infer(draw_part(RNG, kind)[0]).class_scores))] == kind
+    assert right >= 36
+    assert main([*command, "0.4"]) == 1
+    assert "holds a training with other knobs" in capsys.readouterr().err
+
+
 def test_a_manifest_that_is_not_the_classifiers_is_refused(classifier: Path) -> None:
     from dataclasses import replace  # noqa: PLC0415
 

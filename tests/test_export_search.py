@@ -84,6 +84,16 @@ def test_a_rate_that_is_too_high_is_a_bad_one_and_no_end(tmp_path: Path, monkeyp
         found(tmp_path / "usual", monkeypatch, sizes, {**USUAL, (1.0, 0.2): float("nan")})
 
 
+def test_sizes_are_compared_by_the_whole_network_and_rates_by_the_pruned_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    knobs = ClassifierKnobs(minutes=20.0, prune=0.5)
+    chosen = found(tmp_path, monkeypatch, {None: 0.50, 140: 0.49, 280: 0.60}, USUAL, knobs)
+    assert chosen.prune == 0.5
+    # Without fine-tuning nothing would make good what pruning costs.
+    assert {(one.epochs, one.prune) for one in Trained.trained} == {(0, 0.0), (None, 0.5)}
+
+
 def test_what_was_found_is_not_looked_for_again_unless_the_question_is_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

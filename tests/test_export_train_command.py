@@ -126,6 +126,7 @@ def test_boxes_are_drawn(tmp_path: Path) -> None:
         (["{data}", "--task", "classify"], "--task classify needs a folder of pictures for each class"),
         (["{data}", "--preset", "plain-a"], "--preset plain-a: detect has one network"),
         (["{data}", "--no-plain"], "--no-plain: no option of the task detect"),
+        (["{data}", "--prune", "0.5"], "--prune: no option of the task detect"),
     ],
 )
 def test_wrong_use_says_what_to_do(
@@ -254,6 +255,9 @@ def test_progress_is_one_line_where_somebody_watches() -> None:
         ("--size", "64.5", "'64.5': must be a whole number, at least 1"),
         ("--epochs", "-1", "'-1': must be a whole number, at least 0"),
         ("--dropout", "1", "'1': must be a number from 0 to below 1"),
+        ("--prune", "0", "'0': must be a number above 0, at most 0.7"),
+        ("--prune", "0.71", "'0.71': must be a number above 0, at most 0.7"),
+        ("--prune", "half", "'half': must be a number above 0, at most 0.7"),
         ("--weight-decay", "nan", "'nan': must be 0 or a number above it"),
     ],
 )

@@ -38,7 +38,7 @@ from export.choice import TASKS, Task, choose
 from export.cross_validation import cross_validate
 from export.dataset import read_dataset
 from export.evaluation import FIGURE_NAMES
-from export.option_types import count_from, not_negative, positive, share
+from export.option_types import count_from, not_negative, positive, share, share_up_to
 from export.process_arguments import PROCESS_TASKS, add_training_arguments
 from export.progress import ProgressLine
 from export.request import Request
@@ -65,6 +65,9 @@ SPLIT_SEED = 0
 
 SYNTHETIC_EACH = 60
 """Synthetic pictures of each class of defects."""
+
+MOST_PRUNED = 0.7
+"""About as many inner channels are left then as come out of a block."""
 
 LEAST_FREE_BYTES = 300_000_000
 """Checkpoints, bundle and report together stay below this."""
@@ -163,6 +166,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="spend a third of the time on looking for a size, a rate and a dropout that suit the pictures",
     )
+    classify.add_argument(
+        "--prune",
+        type=share_up_to(MOST_PRUNED),
+        metavar="SHARE",
+        help="make the network smaller and faster: take this share of the channels inside of its blocks out before "
+        f"fine-tuning, those that are used least; {MOST_PRUNED:g} at most (default: none)",
+    )
     detect = parser.add_argument_group("options of the task detect", "for those who know what they want")
     detect.add_argument("--steps", type=count_from(1), metavar="N", help="length of the run instead of --minutes")
     detect.add_argument("--batch", type=count_from(1), metavar="N", help="crops a step")
@@ -217,7 +227,7 @@ OPTIONS: dict[Task, tuple[str, ...]] = {
         "widths",
         "calibration",
     ),
-    "classify": (*CLASSIFY_OPTIONS, "no_plain", "search"),
+    "classify": (*CLASSIFY_OPTIONS, "no_plain", "search", "prune"),
     "anomaly": CLASSIFY_OPTIONS,
 }
 """Options that only some tasks know."""

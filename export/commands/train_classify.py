@@ -130,7 +130,9 @@ def knobs_of(request: Request) -> ClassifierKnobs:
     rate: float | None = given.get("rate")
     changes: dict[str, Any] = {} if preset == "lite0" else _textbook(len(request.dataset.splits["train"]), defaults)
     changes |= {
-        name: given[name] for name in ("optimizer", "weight_decay", "dropout", "patience", "views") if name in given
+        name: given[name]
+        for name in ("optimizer", "weight_decay", "dropout", "prune", "patience", "views")
+        if name in given
     }
     if "epochs" in given:
         changes |= dict.fromkeys(("epochs", "plain_epochs"), given["epochs"])
@@ -140,6 +142,14 @@ def knobs_of(request: Request) -> ClassifierKnobs:
         raise DatasetError(f"--epochs 0: the preset {preset} has no pretrained features; at least 1")
     if preset != "lite0" and given.get("search"):
         raise DatasetError(f"--search: the preset {preset} has a size and a rate of its own; leave the option out")
+    if preset != "lite0" and given.get("prune"):
+        raise DatasetError(
+            f"--prune {given['prune']:g}: the preset {preset} has no channels inside of blocks; leave the option out"
+        )
+    if given.get("prune") and given.get("epochs") == 0:
+        raise DatasetError(
+            f"--prune {given['prune']:g}: --epochs 0 leaves out the fine-tuning that makes the loss good; at least 1"
+        )
     if preset != "lite0" and request.size_px is not None:
         raise DatasetError(f"--size {request.size_px}: the preset {preset} has a size of its own; leave the option out")
     # The textbooks' 28×28 pictures are grey.
@@ -180,7 +190,8 @@ def settle_knobs(folder: Path, knobs: ClassifierKnobs) -> None:
             before = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as exc:
             raise DatasetError(f"{path}: cannot be read: {exc}; give another folder for --out") from exc
-        if {**before, "minutes": None} != {**stored, "minutes": None}:
+        # A training from before there was pruning was not pruned.
+        if {"prune": 0.0, **before, "minutes": None} != {**stored, "minutes": None}:
             raise DatasetError(
                 f"{folder}: holds a training with other knobs; give the same ones, or another folder for --out"
             )
