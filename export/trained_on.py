@@ -17,10 +17,12 @@ MOST_DIGESTS = 10_000
 
 def training_record(dataset: Dataset) -> dict[str, Any]:
     """What the manifest says of the pictures that were trained on."""
-    # Synthetic pictures never judge a model, and those made for one training have no facts in the data set.
-    digests = sorted(_digest(dataset, sample) for sample in dataset.splits["train"] if sample.synthetic is None)
+    # Synthetic pictures never judge a model; those made for one training have no facts in the data set, and names of
+    # their own in each.
+    trained = [sample for sample in dataset.splits["train"] if sample.synthetic is None]
+    digests = sorted(_digest(dataset, sample) for sample in trained)
     return {
-        FINGERPRINT: fingerprint([*dataset.splits["train"], *dataset.splits["validation"]]),
+        FINGERPRINT: fingerprint([*trained, *dataset.splits["validation"]]),
         DIGESTS: digests[:MOST_DIGESTS],
     }
 

@@ -134,6 +134,11 @@ def test_a_training_with_pictures_of_its_own_ends_in_a_bundle(
     assert main(more) == 0
     assert (out / "classifier.bundle").is_file()
     assert "making 3 pictures of each of scratch: cut-and-paste" in capsys.readouterr().out
+    # Where the pictures were lost while they were made anew, the same command goes on.
+    shutil.rmtree(out / "synthetic")
+    (out / "classifier.bundle").unlink()
+    assert main(more) == 0
+    assert "going on with the stage of quantization" in capsys.readouterr().out
     assert main(command) == 1
     assert "holds a training with synthetic pictures; give the same --synthesize" in capsys.readouterr().err
     assert main([*more[:-1], "4"]) == 1
@@ -328,9 +333,14 @@ def test_a_copy_is_known_on_any_surface_in_any_form_and_another_defect_is_none(
     copy, ground = put_at(np.asarray(resized[0], np.float32), resized[1] > 0.5, seed + 2, strength)
     other, other_ground = put_at(*ragged(seed + 70_000), seed + 3, 1.0)
     copied = compare([real], [(copy, ground)], 0)
+    unlike = compare([real], [(other, other_ground)], 0)
+    assert copied is not None
+    assert unlike is not None
     # Resized once more, fine structure blurs; an unlike defect stays far below.
     assert copied.likeness > 0.8
-    assert compare([real], [(other, other_ground)], 0).likeness < 0.75
+    assert unlike.likeness < 0.75
+    # A mask under which nothing is changed is no defect to compare.
+    assert compare([real], [(replace(other, pixels=other_ground), other_ground)], 0) is None
     assert copied.real_ones_alike == 0
     # The same defect is not found in its own part where that does not count.
     own = whole_defects(real)

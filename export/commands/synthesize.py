@@ -119,6 +119,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     try:
         made = make(dataset, material, order, folder=work, say=tell, look=look)
+        unbent = _unbent(dataset, material, order, work)
     except KeyboardInterrupt:
         tell.close()
         if order.method == "gan":
@@ -126,12 +127,6 @@ def run(arguments: argparse.Namespace) -> int:
         raise
     tell.close()
     write(out, dataset, order, made)
-    unbent: list[Made] = []
-    if order.method == "gan" and order.gan.preset == "default":
-        # Bent, no defect is a copy: what the network knows by heart shows where it paints the shapes as they were.
-        straight = replace(order.variation, bend_px=0.0)
-        wanted = replace(order, count=min(order.count, UNBENT), variation=straight)
-        unbent = make(dataset, material, wanted, folder=work, say=lambda _: None)
     _judge(dataset, material, order, (made, unbent), out)
     print(f"\ndone: {len(made)} pictures in {out}\nlook at: {out / 'sheet.png'}")
     return 0
@@ -176,17 +171,20 @@ def _judge(
             print(f"{name}: too few defects to say what the synthetic ones are worth")
             continue
         quality = measure(eye, real, drawn, order.seed)
+        figures[name] = asdict(quality)
+        _tell(name, quality)
         copied = _compare(dataset, material, made, label, order.seed)
-        figures[name] = {
-            **asdict(quality),
+        if copied is None:
+            continue
+        remembered = _compare(dataset, material, unbent, label, order.seed) if unbent else None
+        figures[name] |= {
             "likeness": copied.likeness,
             "copies": copied.copies,
             "real_ones_alike": copied.real_ones_alike,
         }
-        remembered = _compare(dataset, material, unbent, label, order.seed) if unbent else None
         if remembered is not None:
             figures[name] |= {"likeness_unbent": remembered.likeness, "copies_unbent": remembered.copies}
-        _tell(name, quality, copied, order)
+        _tell_copies(name, copied, order)
         _tell_remembered(name, copied, remembered)
         twins += [
             (f"{name}: {order.method}, most like a real one", copied.made[: sheet.COLUMNS]),
@@ -201,27 +199,43 @@ def _judge(
     write_whole(out / RECORD, (json.dumps({**record, "quality": figures}, indent=2) + "\n").encode())
 
 
-def _compare(dataset: Dataset, material: Material, made: list[Made], label: int, seed: int) -> Copied:
+def _unbent(dataset: Dataset, material: Material, order: Order, work: Path) -> list[Made]:
+    """What a network paints in the shapes as they are; bent, no defect is a copy, even if it is known by heart."""
+    if order.method != "gan" or order.gan.preset != "default":
+        return []
+    straight = replace(order.variation, bend_px=0.0)
+    wanted = replace(order, count=min(order.count, UNBENT), variation=straight)
+    try:
+        return make(dataset, material, wanted, folder=work, say=lambda _: None)
+    except DatasetError:
+        # Nothing of it can be seen on good parts.
+        return []
+
+
+def _compare(dataset: Dataset, material: Material, made: list[Made], label: int, seed: int) -> Copied | None:
     real = [one for one in material.marked if one.label == label]
     own = [one for one in made if one.label == label]
     drawn = [(Marked(dataset.samples[0], one.pixels, one.mask, label, True), one.ground) for one in own]
     return compare(real, drawn, seed)
 
 
-def _tell(name: str, quality: Quality, copied: Copied, order: Order) -> None:
+def _tell(name: str, quality: Quality) -> None:
     if quality.kid is None:
         print(f"{name}: too few defects to say how far they are from real ones")
     else:
         real = "" if quality.kid_of_real is None else f" (two halves of the real ones: {quality.kid_of_real:.3f})"
         print(f"{name}: KID {quality.kid:.3f}{real}, diversity {quality.diversity:.2f} of the real ones'")
+    if quality.collapsed:
+        print(f"  warning: {name}: nearly all of them are the same; do not train with these")
+
+
+def _tell_copies(name: str, copied: Copied, order: Order) -> None:
     if order.method != "classical":
         print(
             f"  copies: {100 * copied.copies:.0f} % change a picture as a real defect does, from a likeness of "
             f"{COPY_FROM:g} on (median {copied.likeness:.2f}; real defects of different parts: "
             f"{100 * copied.real_ones_alike:.0f} %)"
         )
-    if quality.collapsed:
-        print(f"  warning: {name}: nearly all of them are the same; do not train with these")
     if order.method == "gan" and copied.copies > max(0.05, copied.real_ones_alike):
         print(f"  warning: {name}: some are copies of real ones: the network learnt them by heart; see nearest.png")
 

@@ -113,7 +113,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=[AUTO, *METHODS],
         help="besides, train on pictures of defects that are made from the training pictures, see station-export "
         "synthesize --help; auto: compare the quick ways by cross-validation and take the best, or none; "
-        "gan: learns for two fifths of the time",
+        "gan: learns for two fifths of the time, 25 minutes at most",
     )
     parser.add_argument(
         "--synthesize-count",

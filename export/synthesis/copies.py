@@ -85,8 +85,8 @@ class Copied:
     real: Floats
 
 
-def compare(real: Sequence[Marked], made: Sequence[tuple[Marked, Pixels | None]], seed: int) -> Copied:
-    """Look for copies of real defects of one class.
+def compare(real: Sequence[Marked], made: Sequence[tuple[Marked, Pixels | None]], seed: int) -> Copied | None:
+    """Look for copies of real defects of one class; None where on either side nothing changes its picture.
 
     Args:
         real: all that was learnt from.
@@ -97,6 +97,8 @@ def compare(real: Sequence[Marked], made: Sequence[tuple[Marked, Pixels | None]]
     wholes = [defect for one in real for defect in whole_defects(one)]
     known = [*wholes, *(defect for one in real for defect in windows_of_defects(one, seed))]
     asked = _some([defect for picture, ground in made for defect in whole_defects(picture, ground)], rng)
+    if not asked or not known:
+        return None
     found = nearest(asked, known)
     order = np.argsort(-found.likeness)
     return Copied(

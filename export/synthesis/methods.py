@@ -21,5 +21,5 @@ NEED_NO_PLACE: tuple[Method, ...] = ("procedural",)
 AUTO = "auto"
 NONE = "none"
 
-CHOICE = "synthetic/choice.json"
+CHOICE = "synthesis.json"
 """In a training's folder: what was made for it, and why."""

@@ -16,6 +16,7 @@ from export.train_classifier import CHECKPOINT
 from export.train_gan import GanKnobs
 from station.whole_file import write_whole
 
+FOLDER = "synthetic"
 GAN_FOLDER = "gan"
 GAN_SHARE = 0.4
 """Of a training's minutes, for the network that makes its pictures."""
@@ -33,7 +34,7 @@ def add_to_training(
         wanted: name of a method, or `auto`.
         count: pictures of each class of defects.
         seed: of everything that is drawn.
-        out: the training's folder; its folder `synthetic` receives the pictures and `choice.json`, which says what was
+        out: the training's folder; it receives the pictures in `synthetic` and `synthesis.json`, which says what was
             picked and why. A network that was trained before is found in `gan`.
         say: takes lines for people.
         minutes: for a network to learn; None: as long as `station-export synthesize` gives it.
@@ -42,13 +43,16 @@ def add_to_training(
         DatasetError: a class cannot be learnt, a network collapsed, or the folder holds a training with other
             synthetic pictures.
     """
-    folder = (out / CHOICE).parent
+    folder = out / FOLDER
     before = _settle(out, wanted, count, seed)
     classes = _defects(dataset, wanted)
     _tell_of_others(dataset, classes, say)
-    gan = replace(GanKnobs(), minutes=min(minutes, GanKnobs().minutes)) if minutes else GanKnobs()
+    gan = replace(GanKnobs(), minutes=minutes) if minutes else GanKnobs()
     picked = _choice_of(before, wanted) or _choose(dataset, wanted, Order(classes, count, seed=seed), say)
     method, reason = picked
+    # Before the pictures are made: where that is interrupted, the same command goes on.
+    record = {"wanted": wanted, "method": method or NONE, "count": count, "seed": seed, **reason}
+    write_whole(out / CHOICE, (json.dumps(record, indent=2) + "\n").encode())
     shutil.rmtree(folder, ignore_errors=True)
     samples: list[Sample] = []
     if method is not None:
@@ -57,8 +61,6 @@ def add_to_training(
         say(f"making {count} pictures of each of {names}: {method}, {METHODS[method]}")
         material = gather(dataset, classes, seed)
         samples = write(folder, dataset, order, make(dataset, material, order, folder=out / GAN_FOLDER, say=say))
-    record = {"wanted": wanted, "method": method or NONE, "count": count, "seed": seed, **reason}
-    write_whole(out / CHOICE, (json.dumps(record, indent=2) + "\n").encode())
     return with_synthetic(dataset, samples)
 
 
@@ -72,7 +74,9 @@ def synthesizing(train: Callable[[Request], Path]) -> Callable[[Request], Path]:
         if request.synthesis is None:
             return train(request)
         wanted, count = request.synthesis
-        minutes = GAN_SHARE * request.minutes if request.minutes and wanted == "gan" else None
+        minutes = None
+        if request.minutes and wanted == "gan":
+            minutes = min(GAN_SHARE * request.minutes, GanKnobs().minutes)
         more = add_to_training(request.dataset, wanted, count, request.seed, request.out, request.say, minutes)
         left = request.minutes - minutes if request.minutes and minutes else request.minutes
         return train(replace(request, dataset=more, minutes=left))
