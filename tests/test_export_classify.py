@@ -164,6 +164,8 @@ def test_a_plain_network_and_one_without_a_good_class(folder: Path) -> None:
     (data / "split.csv").write_text("\n".join(rows), encoding="utf-8")
     out = folder / "plain"
     arguments = ["train", str(data), "--out", str(out), "--preset", "plain-b", "--epochs", "8", "--patience", "4"]
+    # The least with which the plain networks have their turn: 3 % of it each.
+    arguments += ["--minutes", "4"]
     assert main([*arguments, "--optimizer", "sgd", "--rate", "0.02", "--allow-regression"]) == 0
     bundle = read_bundle(out / "classifier.bundle")
     assert bundle.manifest.good_label is None

@@ -130,6 +130,7 @@ def test_a_training_with_pictures_of_its_own_ends_in_a_bundle(
 ) -> None:
     out = tmp_path / "out"
     command = ["train", str(parts), "--out", str(out), "--preset", "plain-b", "--epochs", "1", "--allow-regression"]
+    command.append("--no-plain")
     more = [*command, "--synthesize", "cut-and-paste", "--synthesize-count", "3"]
     assert main(more) == 0
     assert (out / "classifier.bundle").is_file()
