@@ -55,7 +55,7 @@ class Nearest:
 
     Attributes:
         index: int `[n]`, into those that it was compared with.
-        likeness: float `[n]`, −1..1; 0 where there was none to compare with.
+        likeness: float `[n]`, 0..1; 0 where there was none to compare with, or none that is alike at all.
     """
 
     index: npt.NDArray[np.int64]

@@ -48,15 +48,15 @@ def add_to_training(
     classes = _defects(dataset, wanted)
     _tell_of_others(dataset, classes, say)
     gan = replace(GanKnobs(), minutes=minutes) if minutes else GanKnobs()
-    picked = _choice_of(before, wanted) or _choose(dataset, wanted, Order(classes, count, seed=seed), say)
-    method, reason = picked
+    order = Order(classes, count, seed=seed)
+    method, reason = _choice_of(before, wanted) or _choose(dataset, wanted, order, say)
     # Before the pictures are made: where that is interrupted, the same command goes on.
     record = {"wanted": wanted, "method": method or NONE, "count": count, "seed": seed, **reason}
     write_whole(out / CHOICE, (json.dumps(record, indent=2) + "\n").encode())
     shutil.rmtree(folder, ignore_errors=True)
     samples: list[Sample] = []
     if method is not None:
-        order = Order(classes, count, method, gan, seed=seed)
+        order = replace(order, method=method, gan=gan)
         names = ", ".join(dataset.labels[label] for label in classes)
         say(f"making {count} pictures of each of {names}: {method}, {METHODS[method]}")
         material = gather(dataset, classes, seed)
