@@ -20,8 +20,10 @@ Array = npt.NDArray[np.float64]
 
 _IDENTIFIER = b"TFL3"
 _WITH_BIAS = (schema.BuiltinOperator.CONV_2D, schema.BuiltinOperator.FULLY_CONNECTED)
-_PASSED = (schema.BuiltinOperator.ADD, schema.BuiltinOperator.RESHAPE)
-"""What may stand between the layer and the output; a sum is shifted by shifting one of its terms."""
+_JOINED = (schema.BuiltinOperator.ADD, schema.BuiltinOperator.MUL)
+_PASSED = (*_JOINED, schema.BuiltinOperator.RESHAPE, schema.BuiltinOperator.REVERSE_V2, schema.BuiltinOperator.SPLIT)
+"""What may stand between the layer and the output. A sum is shifted by shifting one of its terms, and a mean over looks
+(a sum and a factor, see `export.mirrored`) by shifting the one layer that all of them come from."""
 
 
 def correct_means(
@@ -81,5 +83,7 @@ def _layers_behind(tree: Any, graph: Any, tensor: int) -> Iterator[Any]:
         if code in _WITH_BIAS and len(operation.inputs) > 2 and operation.inputs[2] >= 0:  # noqa: PLR2004
             yield operation
         elif code in _PASSED:
-            for source in operation.inputs[: 2 if code == schema.BuiltinOperator.ADD else 1]:
+            # A split has its axis first.
+            sources = operation.inputs[1:] if code == schema.BuiltinOperator.SPLIT else operation.inputs
+            for source in sources[: 2 if code in _JOINED else 1]:
                 yield from _layers_behind(tree, graph, source)

@@ -74,7 +74,7 @@ class TrainedAnomaly:
 
 def anomaly_knobs(knobs: ClassifierKnobs) -> ClassifierKnobs:
     """The classifier's knobs as an anomaly model takes them; a few epochs are enough to learn what is usual."""
-    return replace(knobs, epochs=EPOCHS if knobs.epochs is None else knobs.epochs, views=1, balance=0.0)
+    return replace(knobs, epochs=EPOCHS if knobs.epochs is None else knobs.epochs, views=1, balance=0.0, looks=1)
 
 
 def train_anomaly(

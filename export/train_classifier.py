@@ -108,6 +108,7 @@ class ClassifierKnobs:
         balance: a class of n pictures weighs n to the power of −balance; 0 counts pictures, 1 counts classes.
         prune: share of the inner channels that is taken out of each block that fine-tuning trains; 0: none.
         patience: epochs without a better validation loss after which a stage ends, at its best weights; 0: never.
+        looks: at each picture, over which the finished network takes the mean, see `export.mirrored`.
         memory_mb: for the kept views; fewer views are kept when they would take more.
         seed: of weights and views.
         channels: 1 grey, 3 BGR.
@@ -129,6 +130,7 @@ class ClassifierKnobs:
     balance: float = 0.5
     prune: float = 0.0
     patience: int = 0
+    looks: int = 4
     memory_mb: int = 3000
     seed: int = 0
     channels: Literal[1, 3] = 1
@@ -215,11 +217,10 @@ def classifier_preprocessing(pictures: Sequence[Pixels], knobs: ClassifierKnobs)
         )
     return Preprocessing(
         channels=knobs.channels,
-        geometry="native",
+        geometry="fitted",
         scale=working_scale(pictures, knobs.side_px),
         stride_px=stride_px,
         multiple_px=MULTIPLE_PX,
-        pad_value=INPUT_ZERO_POINT,
     )
 
 
@@ -394,13 +395,10 @@ class ClassifierTraining:
     def _from_pictures(self, chosen: Sequence[int], rng: np.random.Generator) -> Batch:
         pictures = [self._redraw(self._pictures[index], rng) for index in chosen]
         # One size for the batch: that of the picture in the middle; the others are stretched a little more or less.
-        middle = pictures[len(pictures) // 2].pixels
-        height, width = (
-            max(1, round(edge * self.preprocessing.scale / MULTIPLE_PX)) * MULTIPLE_PX for edge in middle.shape[:2]
-        )
-        inputs, covers = self._views_of(pictures, (height, width), rng)
+        size = input_size(pictures[len(pictures) // 2].pixels, self.preprocessing, (0, 0))
+        inputs, covers = self._views_of(pictures, size, rng)
         real = (inputs.astype(np.float32) - INPUT_ZERO_POINT) * np.float32(INPUT_SCALE)
-        return real, self._targets(pictures, covers, (height, width))
+        return real, self._targets(pictures, covers, size)
 
     def _from_plain_pictures(self, chosen: Sequence[int], rng: np.random.Generator) -> Batch:
         pictures = [self._pictures[index] for index in chosen]
@@ -626,7 +624,7 @@ def _as_it_is(item: LoadedPicture, _: np.random.Generator) -> LoadedPicture:
 
 def _batch_of(pictures: Sequence[Pixels], preprocessing: Preprocessing, knobs: ClassifierKnobs) -> int:
     batch = knobs.batch
-    if preprocessing.geometry == "native":
+    if preprocessing.geometry != "resize":
         area_px = float(np.median([item.shape[0] * item.shape[1] for item in pictures])) * preprocessing.scale**2
         batch = min(batch, max(LEAST_BATCH, int(BATCH_AREA_PX / area_px)))
     return min(batch, len(pictures))

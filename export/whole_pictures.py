@@ -14,6 +14,7 @@ from export.comparison import LayerError
 from export.dataset import DatasetError, Sample, read_sample
 from export.evaluate import Scored
 from export.layer_errors import LAYER_PICTURES, layer_errors
+from export.mirrored import with_looks
 from export.quantize import CALIBRATION_PICTURES, INPUT_NAMES, calibration_set, convert
 from export.rebase import lent, rebase
 from export.request import Request
@@ -46,6 +47,7 @@ def quantize_pictures(
     names: Sequence[str],
     to_real: tuple[float, int],
     say: Callable[[str], None],
+    looks: int = 1,
 ) -> Quantized:
     """Convert a network that takes whole pictures.
 
@@ -58,6 +60,7 @@ def quantize_pictures(
         names: of the outputs.
         to_real: scale and zero point from a pixel to the network's input.
         say: takes lines for people.
+        looks: over which the model takes the mean, see `export.mirrored`.
 
     Raises:
         DatasetError: there is nothing to calibrate on.
@@ -65,7 +68,8 @@ def quantize_pictures(
     """
     if not pictures:
         raise DatasetError("there are no pictures to calibrate the quantization on")
-    serving, middle = _serving(network, pictures, preprocessing, names)
+    looking = with_looks(network, looks)
+    serving, middle = _serving(looking, pictures, preprocessing, names)
     shape = serving.input_shape[1:]
     scale, zero_point = to_real
 
@@ -91,7 +95,7 @@ def quantize_pictures(
     tensors = [_whole(picture, middle, shape, preprocessing)[None] for picture in pictures]
     exact = []
     for tensor in tensors:
-        outputs = network.predict_on_batch(real(tensor[0]))
+        outputs = looking.predict_on_batch(real(tensor[0]))
         exact.append(dict(zip(names, outputs if isinstance(outputs, list) else [outputs], strict=True)))
     return Quantized(correct_means(model, tensors, exact), spread)
 
@@ -102,9 +106,10 @@ def picture_layers(
     pictures: Sequence[Pixels],
     preprocessing: Preprocessing,
     names: Sequence[str],
+    looks: int = 1,
 ) -> tuple[LayerError, ...]:
     """What each layer loses to quantization on the first few of the pictures that the model was calibrated on."""
-    serving, middle = _serving(network, pictures, preprocessing, names)
+    serving, middle = _serving(with_looks(network, looks), pictures, preprocessing, names)
     shape = serving.input_shape[1:]
     shown = [
         {INPUT_NAMES[0]: _whole(picture, middle, shape, preprocessing)[None]} for picture in pictures[:LAYER_PICTURES]

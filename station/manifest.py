@@ -36,15 +36,17 @@ class Preprocessing(Part):
     Attributes:
         channels: 1 for grey, 3 for BGR.
         geometry: `native`: the network is fully convolutional and takes the frame at its own size, padded at the
-            right and at the bottom to a multiple of `multiple_px`; `resize`: the frame is scaled to the input's size.
-        scale: with `native`, the frame is enlarged or shrunk by this first; 1 leaves it as it is.
+            right and at the bottom to a multiple of `multiple_px`; `fitted`: the same, but each side is stretched to
+            the nearest multiple instead, so that no edge is drawn where the frame ends; `resize`: the frame is scaled
+            to the input's size.
+        scale: with `native` and `fitted`, the frame is enlarged or shrunk by this first; 1 leaves it as it is.
         stride_px: edge of a grid cell.
         multiple_px: what the input's height and width must be multiples of; itself a multiple of `stride_px`.
         pad_value: grey value of the padding, 0..255.
     """
 
     channels: Literal[1, 3] = 1
-    geometry: Literal["native", "resize"] = "native"
+    geometry: Literal["native", "fitted", "resize"] = "native"
     scale: float = Field(default=1.0, gt=0, le=8)
     stride_px: int = Field(default=8, ge=1)
     multiple_px: int = Field(default=16, ge=1)

@@ -24,6 +24,9 @@ def input_size(pixels: Pixels, preprocessing: Preprocessing, model_size: tuple[i
     if preprocessing.geometry == "resize":
         return model_size
     multiple = preprocessing.multiple_px
+    if preprocessing.geometry == "fitted":
+        height, width = (max(1, round(edge * preprocessing.scale / multiple)) for edge in pixels.shape[:2])
+        return height * multiple, width * multiple
     height, width = _scaled(pixels, preprocessing.scale)
     return -(-height // multiple) * multiple, -(-width // multiple) * multiple
 
@@ -45,13 +48,14 @@ def write_input(pixels: Pixels, tensor: Pixels, preprocessing: Preprocessing) ->
     _check(pixels)
     height, width = pixels.shape[:2]
     plane = tensor[..., 0] if preprocessing.channels == 1 else tensor
-    if preprocessing.geometry == "resize":
+    way = cv2.INTER_AREA if preprocessing.scale < 1 else cv2.INTER_LINEAR
+    if preprocessing.geometry != "native":
         rows, columns = plane.shape[:2]
         if (rows, columns) == (height, width):
             _convert(pixels, plane)
         else:
             resized = np.empty((rows, columns, *pixels.shape[2:]), np.uint8) if _recolours(pixels, plane) else plane
-            _into(resized, cv2.resize(pixels, (columns, rows), dst=resized))
+            _into(resized, cv2.resize(pixels, (columns, rows), dst=resized, interpolation=way))
             if resized is not plane:
                 _convert(resized, plane)
         return Placement(height, width, rows / height, columns / width)
@@ -61,7 +65,6 @@ def write_input(pixels: Pixels, tensor: Pixels, preprocessing: Preprocessing) ->
     plane[rows:] = preprocessing.pad_value
     plane[:rows, columns:] = preprocessing.pad_value
     if (rows, columns) != (height, width):
-        way = cv2.INTER_AREA if preprocessing.scale < 1 else cv2.INTER_LINEAR
         pixels = np.asarray(cv2.resize(pixels, (columns, rows), interpolation=way), np.uint8)
     _convert(pixels, plane[:rows, :columns])
     return Placement(height, width, rows / height, columns / width)

@@ -82,7 +82,8 @@ def test_colour_is_measured_as_grey() -> None:
 def test_measures_agree_with_numpy(pixels: Pixels) -> None:
     measures = measure(pixels)
     assert measures.mean == pytest.approx(pixels.mean(), abs=1e-6)
-    assert measures.contrast == pytest.approx(pixels.std(), abs=1e-6)
+    # The variance is known to some 1e-11, of which this is the root.
+    assert measures.contrast == pytest.approx(pixels.std(), abs=1e-4)
     # OpenCV mirrors at the border without repeating the edge.
     padded = np.pad(pixels.astype(float), 1, mode="reflect")
     centre = padded[1:-1, 1:-1]

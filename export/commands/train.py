@@ -69,6 +69,8 @@ SYNTHETIC_EACH = 60
 MOST_PRUNED = 0.7
 """About as many inner channels are left then as come out of a block."""
 
+LOOKS = (1, 2, 4)
+
 LEAST_FREE_BYTES = 300_000_000
 """Checkpoints, bundle and report together stay below this."""
 
@@ -167,6 +169,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="spend a third of the time on looking for a size, a rate and a dropout that suit the pictures",
     )
     classify.add_argument(
+        "--looks",
+        type=int,
+        choices=LOOKS,
+        help="how often the finished model looks at each picture, taking the mean: as it is (1), also turned by half "
+        "(2), or mirrored both ways (4); more looks are steadier and take as many times as long (default: 4; of the "
+        "plain networks 1)",
+    )
+    classify.add_argument(
         "--prune",
         type=share_up_to(MOST_PRUNED),
         metavar="SHARE",
@@ -227,7 +237,7 @@ OPTIONS: dict[Task, tuple[str, ...]] = {
         "widths",
         "calibration",
     ),
-    "classify": (*CLASSIFY_OPTIONS, "no_plain", "search", "prune"),
+    "classify": (*CLASSIFY_OPTIONS, "no_plain", "search", "prune", "looks"),
     "anomaly": CLASSIFY_OPTIONS,
 }
 """Options that only some tasks know."""

@@ -11,6 +11,7 @@ from typing import Any, get_args
 from export.classifier import PRESETS, FloatClassifier, Preset, build_features
 from export.evaluate import score_samples
 from export.finish import Candidate, Demands, finish
+from export.mirrored import with_looks
 from export.package import Draft, quality_limits
 from export.plain_networks import PLAIN, plain_figures
 from export.request import Request
@@ -31,7 +32,7 @@ from station.whole_file import write_whole
 
 KNOBS = "knobs.json"
 
-TEXTBOOK: Mapping[str, Any] = {"weight_decay": 0.0, "dropout": 0.0, "smoothing": 0.0}
+TEXTBOOK: Mapping[str, Any] = {"weight_decay": 0.0, "dropout": 0.0, "smoothing": 0.0, "looks": 1}
 """Of the plain networks, where nothing else is asked for: Adam on the cross-entropy, and early stopping."""
 
 PLAIN_STEPS = 2000
@@ -73,17 +74,23 @@ def train(request: Request) -> Path:
         say=request.say,
     )
     preprocessing = training.preprocessing
-    size = "its own size" if preprocessing.geometry == "native" and preprocessing.scale == 1 else ""
+    size = "its own size" if preprocessing.scale == 1 else f"{preprocessing.scale:.3g} times its size"
     request.say(
         f"network: {knobs.preset}, {'colour' if knobs.channels == 3 else 'grey'}, "  # noqa: PLR2004
-        f"each picture at {size or f'{preprocessing.scale:.3g} times its size'}"
-        if preprocessing.geometry == "native"
+        f"each picture at {size}"
+        if preprocessing.geometry != "resize"
         else f"network: {knobs.preset}, pictures squeezed to a small square"
     )
     trained = training.train()
     names, calibration = draw_calibration(request, dataset.splits["train"], knobs.channels)
     quantized = quantize_pictures(
-        trained.network, calibration, preprocessing, OUTPUT_NAMES["classify"], trained.to_real, request.say
+        trained.network,
+        calibration,
+        preprocessing,
+        OUTPUT_NAMES["classify"],
+        trained.to_real,
+        request.say,
+        knobs.looks,
     )
     draft = Draft(
         name=request.name,
@@ -104,10 +111,17 @@ def train(request: Request) -> Path:
     candidate = Candidate(
         draft=draft,
         exact=FloatClassifier(
-            trained.network, dataset.labels, dataset.good_label, preprocessing, decoding, trained.to_real
+            with_looks(trained.network, knobs.looks),
+            dataset.labels,
+            dataset.good_label,
+            preprocessing,
+            decoding,
+            trained.to_real,
         ),
         quality=quality_limits(calibration),
-        layers=lambda: picture_layers(trained.network, quantized, calibration, preprocessing, OUTPUT_NAMES["classify"]),
+        layers=lambda: picture_layers(
+            trained.network, quantized, calibration, preprocessing, OUTPUT_NAMES["classify"], knobs.looks
+        ),
         configuration=asdict(knobs),
     )
     others: Mapping[str, Mapping[str, float]] = {}
@@ -131,7 +145,7 @@ def knobs_of(request: Request) -> ClassifierKnobs:
     changes: dict[str, Any] = {} if preset == "lite0" else _textbook(len(request.dataset.splits["train"]), defaults)
     changes |= {
         name: given[name]
-        for name in ("optimizer", "weight_decay", "dropout", "prune", "patience", "views")
+        for name in ("optimizer", "weight_decay", "dropout", "prune", "patience", "views", "looks")
         if name in given
     }
     if "epochs" in given:
@@ -178,7 +192,7 @@ def _plain_knobs(request: Request, preset: Preset) -> ClassifierKnobs:
 
 
 def settle_knobs(folder: Path, knobs: ClassifierKnobs) -> None:
-    """Write the knobs down, unless the folder holds a training with other ones: the time alone may change.
+    """Write the knobs down, unless the folder holds a training with other ones: time and looks alone may change.
 
     Raises:
         DatasetError: it does.
@@ -190,8 +204,9 @@ def settle_knobs(folder: Path, knobs: ClassifierKnobs) -> None:
             before = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as exc:
             raise DatasetError(f"{path}: cannot be read: {exc}; give another folder for --out") from exc
-        # A training from before there was pruning was not pruned.
-        if {"prune": 0.0, **before, "minutes": None} != {**stored, "minutes": None}:
+        # A training from before there was pruning was not pruned; the looks come after the training.
+        free = {"minutes": None, "looks": None}
+        if {"prune": 0.0, **before, **free} != {**stored, **free}:
             raise DatasetError(
                 f"{folder}: holds a training with other knobs; give the same ones, or another folder for --out"
             )

@@ -42,7 +42,9 @@ INTEGER_OPS = frozenset(
         "RELU",
         "RELU6",
         "RESHAPE",
+        "REVERSE_V2",
         "SPACE_TO_DEPTH",
+        "SPLIT",
         "SUB",
     }
 )
