@@ -8,8 +8,9 @@ fine-tuning bends the features and does not tear them (Kumar et al., ICLR 2022, 
 trained from pictures on, on views that are new each time. That ends after its epochs, or when its share of the time is
 spent, and is undone if held-out pictures are certainly told apart worse than before. The plain networks have one stage.
 
-With `--prune` the least used inner channels of the blocks that are trained are taken out first (`export.pruning`), and
-fine-tuning makes good what that costs.
+With `--prune` a smaller network is made of the trained one, without the least used inner channels of the blocks
+(`export.pruning`). The whole network, in float, then teaches the small one on new views (Hinton, Vinyals & Dean, 2015,
+"Distilling the knowledge in a neural network"; Lopez-Paz et al., ICLR 2016, for the mix with the labels).
 
 What was done is saved after each epoch and taken up again by the same command.
 """
@@ -18,7 +19,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -83,6 +84,12 @@ SHOWN_PX = 1.3e9
 LEAST_EPOCHS, MOST_EPOCHS = 8, 40
 """Fine-tuning shows so many pixels, a quarter of an hour on two cores whatever the pictures' size, if that is not too
 few epochs of a large set or too many of a small one."""
+
+TAUGHT_EPOCHS = 0.6
+"""Of fine-tuning's epochs, for a pruned network: it begins with what the whole one knows."""
+
+TAUGHT_SHARE = 0.7
+"""Of the target, which the whole network's probabilities make; the rest is the label."""
 
 FROZEN_BLOCKS = sum(stage.blocks for stage in STAGES[:2])
 """The stem and the first stages, at a quarter of the resolution, are never trained: edges are edges everywhere."""
@@ -180,6 +187,8 @@ class _Stage:
     trains: Callable[[str], bool]
     doubtful: bool = True
     """Whether what was before might be better."""
+    prepare: Callable[[], None] | None = None
+    """Gives the model its first weights, once the stages before are over."""
 
 
 def load_pictures(samples: Sequence[Sample], channels: int) -> list[LoadedPicture]:
@@ -316,21 +325,25 @@ class ClassifierTraining:
         store = self._store or TapStore(build_features(knobs.channels), self.preprocessing, knobs.view, knobs.seed)
         statistics = self._keep_views(store)
         labels, defects = len(self._labels), len(self._defects)
-        # The widths follow from the share alone: what goes on from a checkpoint has the same.
-        widths = inner_widths(knobs.prune, FROZEN_BLOCKS) if knobs.prune else {}
-        network = build_classifier(knobs.channels, labels, defects, knobs.dropout, statistics, widths)
+        network = build_classifier(knobs.channels, labels, defects, knobs.dropout, statistics)
         epochs = knobs.epochs
         if epochs is None:
             area_px = sum(item.pixels.shape[0] * item.pixels.shape[1] for item in self._pictures)
             epochs = round(SHOWN_PX / (area_px * self.preprocessing.scale**2))
             epochs = min(max(epochs, LEAST_EPOCHS), MOST_EPOCHS)
-        fine = _Stage("fine-tuning", network, self._from_pictures, self._as_served, epochs, knobs.rate, 0.6, _is_late)
+        share = 0.6 / (1 + TAUGHT_EPOCHS) if knobs.prune else 0.6
+        fine = _Stage("fine-tuning", network, self._from_pictures, self._as_served, epochs, knobs.rate, share, _is_late)
+        stages = [fine] if epochs else []
+        if knobs.prune:
+            # The widths follow from the share alone: what goes on from a checkpoint has the same.
+            widths = inner_widths(knobs.prune, FROZEN_BLOCKS)
+            small = build_classifier(knobs.channels, labels, defects, knobs.dropout, statistics, widths)
+            stages.append(self._taught(fine, small))
         if not (self._folder and (self._folder / CHECKPOINT).is_file()):
             self._fit_head(store, statistics, network)
-            if widths:
-                self._prune(network)
-        self._run([fine] if epochs else [])
-        serving = for_serving(network, knobs.channels, labels, defects, statistics)
+        self._run(stages)
+        trained = stages[-1].model if stages else network
+        serving = for_serving(trained, knobs.channels, labels, defects, statistics)
         return TrainedClassifier(serving, self.preprocessing, (INPUT_SCALE, INPUT_ZERO_POINT))
 
     def _fit_head(self, store: TapStore, statistics: Statistics, network: keras.Model) -> None:
@@ -349,17 +362,39 @@ class ClassifierTraining:
             f"{(time.monotonic() - began) / 60:.1f} min"
         )
 
-    def _prune(self, network: keras.Model) -> None:
-        """Give the narrower network the pretrained weights, as far as it has room for them."""
+    def _taught(self, fine: _Stage, small: keras.Model) -> _Stage:
+        """The stage in which the network of another one teaches a smaller one."""
+        teacher = keras.Model(fine.model.input, fine.model.output[0])
+
+        def source(chosen: Sequence[int], rng: np.random.Generator) -> Batch:
+            inputs, (logits, *maps) = fine.source(chosen, rng)
+            said = np.asarray(teacher.predict_on_batch(inputs), np.float64)
+            powers = np.exp(said - said.max(axis=1, keepdims=True))
+            taught = TAUGHT_SHARE * powers / powers.sum(axis=1, keepdims=True)
+            # The last column is the picture's weight.
+            logits[:, :-1] = taught + (1 - TAUGHT_SHARE) * logits[:, :-1]
+            return inputs, [logits, *maps]
+
+        return replace(
+            fine,
+            name="teaching the pruned network",
+            model=small,
+            source=source,
+            epochs=max(1, round(TAUGHT_EPOCHS * fine.epochs)),
+            share=TAUGHT_EPOCHS * fine.share,
+            prepare=lambda: self._prune(fine.model, small),
+        )
+
+    def _prune(self, whole: keras.Model, small: keras.Model) -> None:
+        """Give the narrower network the other one's weights, as far as it has room for them."""
         began = time.monotonic()
         by_name = {item.sample.name: item for item in self._pictures}
         samples = [item.sample for item in self._pictures]
         drawn = calibration_set(samples, len(self._labels), PRUNING_PICTURES, self._knobs.seed)
-        whole = build_features(self._knobs.channels)
-        prune(whole, network, [self._as_served(by_name[sample.name]) for sample in drawn])
+        prune(whole, small, [self._as_served(by_name[sample.name]) for sample in drawn])
         before, after = (
             sum(layer.count_params() for layer in model.layers if layer.name.startswith("block")) / 1e6
-            for model in (whole, network)
+            for model in (whole, small)
         )
         self._say(
             f"pruning: {after:.2f} of {before:.2f} million weights of the blocks stay, "
@@ -450,6 +485,9 @@ class ClassifierTraining:
         if first or epoch:
             self._say(f"going on with the stage {stages[first].name if first < len(stages) else 'of quantization'}")
         for number in range(first, len(stages)):
+            prepare = stages[number].prepare
+            if prepare is not None and not (epoch or spent_s):
+                prepare()
             self._run_stage(stages, number, epoch, spent_s, path)
             epoch, spent_s = 0, 0.0
 

@@ -76,7 +76,7 @@ def test_the_int8_model_takes_the_mean_itself_at_any_size(looks: int) -> None:
         details = runner.get_output_details()
         pixels = RNG.integers(0, 256, (1, height, width, 1), np.uint8)
         stored = runner(picture=pixels)
-        wanted = by_hand(network, (pixels.astype(np.float32) - 127) / 128, looks)
+        wanted = by_hand(network, ((pixels.astype(np.float32) - 127) / 128).astype(np.float32), looks)
         for name, exact in zip(("logits", "map"), wanted, strict=True):
             scale, zero_point = details[name]["quantization"]
             assert np.abs((stored[name].astype(np.float64) - zero_point) * scale - exact).max() < 8 * scale

