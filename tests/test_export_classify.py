@@ -122,7 +122,7 @@ def test_a_pruned_classifier_is_smaller_and_still_tells_the_kinds_apart(
 ) -> None:
     out = folder / "pruned"
     command = ["train", str(folder / "data"), "--out", str(out), "--size", "64", "--views", "2", "--no-plain"]
-    command += ["--allow-regression", "--epochs", "1", "--prune"]
+    command += ["--allow-regression", "--epochs", "1", "--looks", "1", "--prune"]
     assert main([*command, "0.5"]) == 0
     assert "pruning: 1." in capsys.readouterr().out
     bundle = read_bundle(out / "classifier.bundle")

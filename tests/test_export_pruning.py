@@ -174,3 +174,12 @@ def test_a_training_from_before_there_was_pruning_goes_on_unpruned(tmp_path: Pat
         settle_knobs(tmp_path, ClassifierKnobs(prune=0.5))
     settle_knobs(tmp_path, ClassifierKnobs())
     assert json.loads((tmp_path / KNOBS).read_text(encoding="utf-8"))["prune"] == 0.0
+
+
+def test_the_looks_may_change_after_the_training(tmp_path: Path) -> None:
+    settle_knobs(tmp_path, ClassifierKnobs(looks=4))
+    (tmp_path / "checkpoint.npz").write_bytes(b"of that training")
+    settle_knobs(tmp_path, ClassifierKnobs(looks=1))
+    assert json.loads((tmp_path / KNOBS).read_text(encoding="utf-8"))["looks"] == 1
+    with pytest.raises(DatasetError, match="holds a training with other knobs"):
+        settle_knobs(tmp_path, ClassifierKnobs(looks=1, dropout=0.5))
