@@ -46,11 +46,13 @@ class Flip:
     Attributes:
         number: of the picture in the scored ones.
         before, after: verdict of the float and of the int8 model, in words.
+        passes: whether one of them lets the part go and the other one does not; else only the class differs.
     """
 
     number: int
     before: str
     after: str
+    passes: bool
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,6 +80,11 @@ class Comparison:
         """Share of the pictures with another verdict or class."""
         return len(self.flips) / max(self.after.pictures, 1)
 
+    @property
+    def outcome_flips(self) -> int:
+        """Pictures that one model passes as ok and the other one does not."""
+        return sum(flip.passes for flip in self.flips)
+
     def changes(self) -> list[tuple[str, float, float]]:
         """(name, float, int8) of each headline figure, then of each class's recall."""
         before, after = self.before.headline(), self.after.headline()
@@ -94,6 +101,7 @@ class Comparison:
         """For `metrics.json`."""
         return {
             "flips": len(self.flips),
+            "flips_of_outcome": self.outcome_flips,
             "flip_share": self.flip_share,
             "score_shift_95": self.score_shift,
             "figures": {name: {"float": before, "int8": after} for name, before, after in self.changes()},
@@ -118,7 +126,7 @@ def compare(
     """Compare two models that have scored the same pictures in the same order."""
     shift = np.array([abs(a.score - b.score) for a, b in zip(after, before, strict=True)], np.float64)
     flips = [
-        Flip(number, said[0], said[1])
+        Flip(number, said[0], said[1], passes(a, thresholds) != passes(b, thresholds))
         for number, (a, b) in enumerate(zip(before, after, strict=True))
         if (said := (verdict(a, task, thresholds), verdict(b, task, thresholds)))[0] != said[1]
     ]

@@ -664,7 +664,8 @@ def _quantization(report: Report, pictures: dict[str, bytes]) -> str:
         page.table(["figure", "float", "int8", "change"], rows),
         page.paragraph(
             f"{len(comparison.flips)} of {comparison.after.pictures} verdicts or classes change "
-            f"({percent(comparison.flip_share)}); 95 % of the scores move by less than "
+            f"({percent(comparison.flip_share)}), {comparison.outcome_flips} of them between ok and rejected; 95 % of "
+            "the scores move by less than "
             f"{max(comparison.score_shift, 0.001):.3f}."
         ),
     ]

@@ -51,6 +51,7 @@ def test_what_few_pictures_cannot_show_is_a_doubt_and_what_many_show_is_a_loss()
     assert "1 of 8 verdicts change, which may be chance" in doubts(alone)
     three = compare(before, judged(TRUTHS, changed(5, 6, 150)), CLASSES, HALF)
     assert three.flip_share == 0.015
+    assert three.record()["flips_of_outcome"] == 3
     assert losses(three) == []
     assert "accuracy falls from 1.0000 to 0.9850, which may be chance with 200 pictures" in doubts(three)
     assert recalls(three.after) == {"crack": 0.98, "good": 0.99}
@@ -68,3 +69,16 @@ def test_a_better_int8_model_is_no_loss() -> None:
     result = compare(judged(TRUTHS, changed(5, 6)), judged(TRUTHS, CHANCES), CLASSES, HALF)
     assert losses(result) == []
     assert len(result.flips) == 2
+
+
+def test_another_class_is_no_other_outcome() -> None:
+    kinds = Task("classify", ("crack", "dent", "good"), good=2)
+    float_chances = [(0.6, 0.3, 0.1), (0.2, 0.7, 0.1), (0.1, 0.3, 0.6)]
+    int8_chances = [(0.4, 0.5, 0.1), (0.2, 0.7, 0.1), (0.3, 0.3, 0.4)]
+    before, after = (
+        [scored(picture(truth, f"g{truth}"), 1 - one[2], one) for truth, one in enumerate(chances)]
+        for chances in (float_chances, int8_chances)
+    )
+    result = compare(before, after, kinds, HALF)
+    assert [(flip.number, flip.passes) for flip in result.flips] == [(0, False), (2, True)]
+    assert result.outcome_flips == 1
