@@ -1,7 +1,12 @@
-"""Small labelled folders on disk: pictures that differ, so that no two are taken for the same part."""
+"""Labelled folders on disk: small ones of pictures that differ, so that no two are taken for the same part, and the
+frame of larger ones that are drawn from public data.
+"""
 
+import csv
+import shutil
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -46,3 +51,21 @@ def write_mask(path: Path, width: int = 24, height: int = 16, value: int = 255) 
     mask[4:8, 5:9] = value
     cv2.imwrite(str(path), mask)
     return path
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """An empty folder to write into; it gets its name when all is written, so that what has the name is whole."""
+    part = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    yield part
+    part.rename(folder)
+
+
+def write_groups(folder: Path, groups: Iterable[tuple[str, str]]) -> None:
+    """`groups.csv` of (file, group)."""
+    with (folder / "groups.csv").open("w", encoding="utf-8", newline="") as stream:
+        table = csv.writer(stream)
+        table.writerow(["file", "group"])
+        table.writerows(groups)
