@@ -50,4 +50,5 @@ def restore(path: Path, models: Sequence[keras.Model]) -> tuple[int, int, float]
                 model.set_weights([stored[f"model{number}_{index}"] for index in range(len(model.weights))])
             return int(stored["stage"]), int(stored["epoch"]), float(stored["spent_s"])
     except (OSError, ValueError, KeyError) as exc:
-        raise DatasetError(f"{path}: is not a checkpoint of this training: {exc}; remove it to start anew") from exc
+        reason = str(exc).rstrip(".")
+        raise DatasetError(f"{path}: is not a checkpoint of this training: {reason}; remove it to start anew") from exc

@@ -87,6 +87,8 @@ def search(knobs: ClassifierKnobs, material: Material, folder: Path, say: Say) -
         TrainingError: the loss is not finite with the usual settings; another rate at which it is not is a bad one.
     """
     asked = json.loads(json.dumps(asdict(replace(knobs, minutes=None))))
+    # The looks come after the training: with others the question is the same.
+    del asked["looks"]
     path = folder / RECORD
     changes = _read(path, asked)
     minutes = SHARE * knobs.minutes if knobs.minutes else MINUTES
@@ -147,7 +149,7 @@ class _Seeker:
             if dropout != TRIALS[0][1]:
                 own["dropout"] = dropout
             # The head's fit and the features come off the trial's time.
-            knobs = replace(self._knobs, **changes, **own, views=1, minutes=max(each_s, 1.0) / 60)
+            knobs = replace(self._knobs, **changes, **own, prune=0.0, views=1, minutes=max(each_s, 1.0) / 60)
             try:
                 reached = self._train(knobs, self._material.held_out).reached
             except TrainingError as exc:

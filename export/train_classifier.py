@@ -323,7 +323,9 @@ class ClassifierTraining:
     def _train_pretrained(self) -> TrainedClassifier:
         knobs = self._knobs
         store = self._store or TapStore(build_features(knobs.channels), self.preprocessing, knobs.view, knobs.seed)
-        statistics = self._keep_views(store)
+        begun = self._folder is not None and (self._folder / CHECKPOINT).is_file()
+        # The head needs the views, what comes after it the statistics alone.
+        statistics = self._keep_views(store, 1 if begun else knobs.views)
         labels, defects = len(self._labels), len(self._defects)
         network = build_classifier(knobs.channels, labels, defects, knobs.dropout, statistics)
         epochs = knobs.epochs
@@ -339,7 +341,7 @@ class ClassifierTraining:
             widths = inner_widths(knobs.prune, FROZEN_BLOCKS)
             small = build_classifier(knobs.channels, labels, defects, knobs.dropout, statistics, widths)
             stages.append(self._taught(fine, small))
-        if not (self._folder and (self._folder / CHECKPOINT).is_file()):
+        if not begun:
             self._fit_head(store, statistics, network)
         self._run(stages)
         trained = stages[-1].model if stages else network
@@ -363,7 +365,7 @@ class ClassifierTraining:
         )
 
     def _taught(self, fine: _Stage, small: keras.Model) -> _Stage:
-        """The stage in which the network of another one teaches a smaller one."""
+        """The stage in which the network of another stage teaches a smaller one."""
         teacher = keras.Model(fine.model.input, fine.model.output[0])
 
         def source(chosen: Sequence[int], rng: np.random.Generator) -> Batch:
@@ -401,12 +403,12 @@ class ClassifierTraining:
             f"{(time.monotonic() - began) / 60:.1f} min"
         )
 
-    def _keep_views(self, store: TapStore) -> Statistics:
-        """Compute the features of as many views as time and memory allow."""
+    def _keep_views(self, store: TapStore, views: int) -> Statistics:
+        """Compute the features of so many views, as far as time and memory allow."""
         knobs = self._knobs
         limit_s = 0.2 * 60 * knobs.minutes if knobs.minutes else math.inf
         began = time.monotonic()
-        for view in range(knobs.views):
+        for view in range(views):
             if view and not store.holds(self._pictures, view):
                 spent_s = time.monotonic() - began
                 if spent_s + spent_s / view > limit_s:

@@ -37,7 +37,8 @@ class Preprocessing(Part):
         channels: 1 for grey, 3 for BGR.
         geometry: `native`: the network is fully convolutional and takes the frame at its own size, padded at the
             right and at the bottom to a multiple of `multiple_px`; `fitted`: the same, but each side is stretched to
-            the nearest multiple instead, so that no edge is drawn where the frame ends; `resize`: the frame is scaled
+            the nearest multiple instead (below three multiples, to the next larger one), so that no edge is drawn where
+            the frame ends; `resize`: the frame is scaled
             to the input's size.
         scale: with `native` and `fitted`, the frame is enlarged or shrunk by this first; 1 leaves it as it is.
         stride_px: edge of a grid cell.

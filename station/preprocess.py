@@ -1,4 +1,6 @@
-"""From a picture to the network's input: sizes, padding, colour. Pixels are written once, straight into the tensor."""
+"""From a picture to the network's input: size, padding, stretching, colour. Pixels are written into the tensor."""
+
+import math
 
 import cv2
 import numpy as np
@@ -7,6 +9,9 @@ from station.detections import Placement
 from station.errors import InferenceError
 from station.manifest import Preprocessing
 from station.messages import Pixels
+
+FEW_MULTIPLES = 3
+"""A side of fewer multiples is not shrunk to the nearest one: it could lose a third, and small defects with it."""
 
 
 def input_size(pixels: Pixels, preprocessing: Preprocessing, model_size: tuple[int, int]) -> tuple[int, int]:
@@ -25,7 +30,7 @@ def input_size(pixels: Pixels, preprocessing: Preprocessing, model_size: tuple[i
         return model_size
     multiple = preprocessing.multiple_px
     if preprocessing.geometry == "fitted":
-        height, width = (max(1, round(edge * preprocessing.scale / multiple)) for edge in pixels.shape[:2])
+        height, width = (_whole(edge * preprocessing.scale / multiple) for edge in pixels.shape[:2])
         return height * multiple, width * multiple
     height, width = _scaled(pixels, preprocessing.scale)
     return -(-height // multiple) * multiple, -(-width // multiple) * multiple
@@ -68,6 +73,10 @@ def write_input(pixels: Pixels, tensor: Pixels, preprocessing: Preprocessing) ->
         pixels = np.asarray(cv2.resize(pixels, (columns, rows), interpolation=way), np.uint8)
     _convert(pixels, plane[:rows, :columns])
     return Placement(height, width, rows / height, columns / width)
+
+
+def _whole(multiples: float) -> int:
+    return max(1, math.ceil(multiples) if multiples < FEW_MULTIPLES else round(multiples))
 
 
 def _scaled(pixels: Pixels, scale: float) -> tuple[int, int]:

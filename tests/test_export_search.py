@@ -1,5 +1,6 @@
 """The search for size, rate and dropout: what it takes, what it leaves, and that it is not done twice."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,14 +85,12 @@ def test_a_rate_that_is_too_high_is_a_bad_one_and_no_end(tmp_path: Path, monkeyp
         found(tmp_path / "usual", monkeypatch, sizes, {**USUAL, (1.0, 0.2): float("nan")})
 
 
-def test_sizes_are_compared_by_the_whole_network_and_rates_by_the_pruned_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sizes_and_rates_are_compared_by_the_whole_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     knobs = ClassifierKnobs(minutes=20.0, prune=0.5)
     chosen = found(tmp_path, monkeypatch, {None: 0.50, 140: 0.49, 280: 0.60}, USUAL, knobs)
     assert chosen.prune == 0.5
-    # Without fine-tuning nothing would make good what pruning costs.
-    assert {(one.epochs, one.prune) for one in Trained.trained} == {(0, 0.0), (None, 0.5)}
+    # Pruning comes after the fine-tuning that they are looked for.
+    assert {(one.epochs, one.prune) for one in Trained.trained} == {(0, 0.0), (None, 0.0)}
 
 
 def test_what_was_found_is_not_looked_for_again_unless_the_question_is_another(
@@ -100,6 +99,10 @@ def test_what_was_found_is_not_looked_for_again_unless_the_question_is_another(
     first = found(tmp_path, monkeypatch, {None: 0.50, 140: 0.30, 280: 0.60}, {**USUAL, (1.0, 0.5): 0.9})
     again = found(tmp_path, monkeypatch, {}, {})
     assert again == first
+    assert not Trained.trained
+    # How often the finished network looks is no part of the question.
+    once = found(tmp_path, monkeypatch, {}, {}, ClassifierKnobs(minutes=20.0, looks=1))
+    assert once == replace(first, looks=1)
     assert not Trained.trained
     other = ClassifierKnobs(minutes=20.0, side_px=100)
     chosen = found(tmp_path, monkeypatch, {100: 0.5}, USUAL, other)

@@ -43,13 +43,15 @@ def test_native_pictures_are_padded_right_and_below(height: int, width: int, pad
 @given(
     height=st.integers(1, 90), width=st.integers(1, 90), scale=st.floats(0.1, 3), multiple=st.sampled_from([8, 16, 32])
 )
-def test_fitted_pictures_fill_the_nearest_multiples(height: int, width: int, scale: float, multiple: int) -> None:
+def test_fitted_pictures_fill_whole_multiples(height: int, width: int, scale: float, multiple: int) -> None:
     preprocessing = Preprocessing(geometry="fitted", scale=scale, multiple_px=multiple)
     pixels = np.full((height, width), 7, np.uint8)
     size = input_size(pixels, preprocessing, (640, 640))
     for edge, wanted in zip(size, (height * scale, width * scale), strict=True):
         assert edge % multiple == 0
-        assert edge == multiple or abs(edge - wanted) <= multiple / 2
+        shrunk, grown = wanted - edge, edge - wanted
+        assert shrunk <= (multiple / 2 if wanted >= 3 * multiple else 1e-9)
+        assert grown < (multiple if wanted < 3 * multiple else multiple / 2 + 1e-9)
     memory, view = tensor_view(*size, 1)
     found = write_input(pixels, view, preprocessing)
     assert found == Placement(height, width, scale_y=size[0] / height, scale_x=size[1] / width)
