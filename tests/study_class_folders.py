@@ -46,7 +46,11 @@ Figures = Mapping[str, float | None]
 
 def main() -> None:
     """Draw, train, fit and print what is missing."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        usage="%(prog)s {boards,cracks} SOURCE OUT [--share S] [--whole-layouts] [-- OPTION ...]",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("what", choices=["boards", "cracks"])
     parser.add_argument("source", type=Path)
     parser.add_argument("out", type=Path)
