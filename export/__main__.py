@@ -28,7 +28,12 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one subcommand; returns the exit code: 0 done, 1 an error, 2 wrong arguments, 130 interrupted."""
+    """Run one subcommand.
+
+    Returns:
+        The exit code: 0 done, 1 an error, 2 wrong arguments, 3 trained, but the bundle can only be made where
+        TensorFlow is installed, 130 interrupted.
+    """
     listing = "\n".join(f"  {name:14} {text}" for name, text in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="station-export",
@@ -56,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     command.add_arguments(command_parser)
     try:
-        return int(command.run(command_parser.parse_args(chosen.rest)))
+        return int(command.run(command_parser.parse_args(chosen.rest, argparse.Namespace(words=tuple(words)))))
     except KeyboardInterrupt:
         sys.stderr.write("station-export: interrupted\n")
         return 130

@@ -1,11 +1,14 @@
-"""Weights and optimizers of a training in stages, written whole or not at all."""
+"""Weights of a training in stages, written whole or not at all: plain arrays, which any Keras backend takes up."""
 
 import os
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
+import numpy.typing as npt
 
 from export.dataset import DatasetError
 
@@ -21,16 +24,41 @@ def save(path: Path, models: Sequence[keras.Model], stage: int, epoch: int, spen
         for number, model in enumerate(models)
         for index, weight in enumerate(model.get_weights())
     }
+    progress = {"stage": np.int64(stage), "epoch": np.int64(epoch), "spent_s": np.float64(spent_s)}
+    save_arrays(path, progress | arrays)
+
+
+def save_arrays(path: Path, arrays: Mapping[str, npt.ArrayLike]) -> None:
+    """Write arrays by name.
+
+    Raises:
+        OSError: the disk does not take them; what was stored before still is.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.part")
     try:
         with temporary.open("wb") as stream:
-            np.savez(stream, stage=np.int64(stage), epoch=np.int64(epoch), spent_s=np.float64(spent_s), **arrays)
+            np.savez(stream, allow_pickle=False, **arrays)
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """Stored arrays by name; none where there is no file.
+
+    Raises:
+        DatasetError: the file is damaged.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return dict(stored)
+    except (OSError, ValueError, zipfile.BadZipFile) as exc:
+        raise DatasetError(f"{path}: cannot be read: {exc}; remove it to start anew") from exc
 
 
 def restore(path: Path, models: Sequence[keras.Model]) -> tuple[int, int, float]:

@@ -61,6 +61,20 @@ class Statistics:
     means: tuple[npt.NDArray[np.float32], ...]
     deviations: tuple[npt.NDArray[np.float32], ...]
 
+    def arrays(self) -> dict[str, npt.NDArray[np.float32]]:
+        """As they are stored."""
+        named = {"mean": self.means, "deviation": self.deviations}
+        return {f"{name}_{number}": array for name, arrays in named.items() for number, array in enumerate(arrays)}
+
+    @classmethod
+    def of_arrays(cls, stored: Mapping[str, npt.NDArray[np.float32]]) -> "Statistics":
+        """From what `arrays` gave."""
+        count = len(stored) // 2
+        means, deviations = (
+            tuple(stored[f"{name}_{number}"] for number in range(count)) for name in ("mean", "deviation")
+        )
+        return cls(means, deviations)
+
 
 def build_trunk(channels: int) -> keras.Model:
     """The pretrained network up to a sixteenth of the resolution.

@@ -2,7 +2,7 @@
 
 import json
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,29 +31,51 @@ def cross_validate(
         DatasetError: the folds cannot be made, the folder holds folds of another training, or a training cannot use
             its part.
     """
-    _settle(request, count)
     results: list[Mapping[str, float]] = []
-    for fold in folds(request.dataset, count, split_seed):
-        out = request.out / f"fold-{fold.number}"
-        record = out / METRICS
-        request.say(f"fold {fold.number + 1} of {count}: {len(fold.train)} to train, {len(fold.test)} to test")
+    for number, turn in enumerate(_turns(request, count, split_seed), 1):
+        record = turn.out / METRICS
         if not record.is_file():
-            # Only its figures count: what int8 loses in a part is no reason to stop.
-            # The final training compares, once is enough.
-            part = _part(request.dataset, fold, split_seed)
-            _tell_of_synthetic(request, part)
+            _tell_of_synthetic(request, turn.dataset)
             try:
-                train(replace(request, dataset=part, out=out, allow_regression=True, compare=False))
+                train(turn)
             except DatasetError as exc:
                 # A model too poor for a bundle has figures all the same.
                 if not record.is_file():
                     raise
-                request.say(f"fold {fold.number + 1} of {count}: {exc}")
+                request.say(f"fold {number} of {count}: {exc}")
         results.append(_figures(record))
     summary = {name: _spread([result[name] for result in results]) for name in _shared(results)}
     content = {"folds": count, "summary": summary, "test_int8": results}
     write_whole(request.out / RECORD, (json.dumps(content, indent=2) + "\n").encode())
     return summary
+
+
+def fit_folds(request: Request, count: int, split_seed: int, fit: Callable[[Request], object]) -> None:
+    """The first part of `cross_validate`, which takes up what is trained here: each fold's float network.
+
+    Raises:
+        DatasetError: as `cross_validate`.
+    """
+    for turn in _turns(request, count, split_seed):
+        if not (turn.out / METRICS).is_file():
+            _tell_of_synthetic(request, turn.dataset)
+            fit(turn)
+
+
+def _turns(request: Request, count: int, split_seed: int) -> Iterator[Request]:
+    """What each fold is asked to do."""
+    _settle(request, count)
+    for fold in folds(request.dataset, count, split_seed):
+        request.say(f"fold {fold.number + 1} of {count}: {len(fold.train)} to train, {len(fold.test)} to test")
+        # Only its figures count: what int8 loses in a part is no reason to stop.
+        # The final training compares, once is enough.
+        yield replace(
+            request,
+            dataset=_part(request.dataset, fold, split_seed),
+            out=request.out / f"fold-{fold.number}",
+            allow_regression=True,
+            compare=False,
+        )
 
 
 def _settle(request: Request, count: int) -> None:

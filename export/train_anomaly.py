@@ -24,7 +24,7 @@ from export.classifier import COARSE_STAGE, FINE_STAGE
 from export.dataset import DatasetError
 from export.efficientnet import INPUT_SCALE, INPUT_ZERO_POINT, STAGES
 from export.synthetic import draw_defects
-from export.train_classifier import ClassifierKnobs, ClassifierTraining, LoadedPicture, Say
+from export.train_classifier import ClassifierKnobs, ClassifierTraining, LoadedPicture, Say, TrainedClassifier
 from station.anomaly import ANOMALY_LABEL, decode_anomaly, distance_map
 from station.detections import Grid
 from station.manifest import AnomalyDecoding, Preprocessing
@@ -77,14 +77,14 @@ def anomaly_knobs(knobs: ClassifierKnobs) -> ClassifierKnobs:
     return replace(knobs, epochs=EPOCHS if knobs.epochs is None else knobs.epochs, views=1, balance=0.0, looks=1)
 
 
-def train_anomaly(
+def train_on_drawn(
     good: Sequence[LoadedPicture],
     knobs: ClassifierKnobs,
     *,
     folder: Any = None,
     say: Say = print,
-) -> TrainedAnomaly:
-    """Train on pictures of good parts.
+) -> TrainedClassifier:
+    """Train on pictures of good parts, as they are and with drawn defects.
 
     Args:
         good: the training split's good pictures.
@@ -121,9 +121,18 @@ def train_anomaly(
         say=say,
         redraw=redraw,
     )
-    trained = training.train()
-    say("fitting the distribution of good patches")
-    network = _whiten(trained.network, [item.pixels for item in clean], trained.preprocessing, knobs.seed)
+    return training.train()
+
+
+def with_distance(trained: TrainedClassifier, pictures: Sequence[Pixels], seed: int) -> TrainedAnomaly:
+    """Add the features that say how far a patch lies from those of good parts.
+
+    Args:
+        trained: by `train_on_drawn`.
+        pictures: of good parts, that it was trained on.
+        seed: of the patches that are drawn.
+    """
+    network = _whiten(trained.network, pictures, trained.preprocessing, seed)
     return TrainedAnomaly(network, trained.preprocessing, trained.to_real)
 
 

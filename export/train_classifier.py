@@ -27,7 +27,8 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from export.checkpoint import restore, save
+from export.calibration_set import calibration_set
+from export.checkpoint import read_arrays, restore, save, save_arrays
 from export.classifier import (
     MULTIPLE_PX,
     PLAIN_SIDE_PX,
@@ -49,7 +50,6 @@ from export.linear_head import Seen, fit_head, put_head
 from export.logistic import calibrated_loss
 from export.metrics import auroc, confusion_matrix, macro_f1
 from export.pruning import inner_widths, prune
-from export.quantize import calibration_set
 from export.taps import TapStore
 from export.train_cnn import TrainingError
 from export.views import Mask, ViewKnobs, cell_cover, random_view
@@ -75,6 +75,9 @@ SAY_EVERY_S = 10.0
 CHECKPOINT = "checkpoint.npz"
 BEFORE = "before.npz"
 """The weights that a stage began with."""
+
+STATISTICS = "statistics.npz"
+"""Of the features: with another backend's, which are a little different, the weights would not be what was trained."""
 
 DRAWS = 200
 CERTAIN = 0.9
@@ -314,7 +317,7 @@ class ClassifierTraining:
             lambda _: True,
             doubtful=False,
         )
-        self._run([stage])
+        self._run([stage], [model])
         network = build_plain(knobs.preset, knobs.channels, labels, defects, 0.0)
         network.set_weights(model.get_weights())
         serving = keras.Model(network.input, network.output[:2])
@@ -322,10 +325,14 @@ class ClassifierTraining:
 
     def _train_pretrained(self) -> TrainedClassifier:
         knobs = self._knobs
-        store = self._store or TapStore(build_features(knobs.channels), self.preprocessing, knobs.view, knobs.seed)
         begun = self._folder is not None and (self._folder / CHECKPOINT).is_file()
-        # The head needs the views, what comes after it the statistics alone.
-        statistics = self._keep_views(store, 1 if begun else knobs.views)
+        statistics = self._stored_statistics() if begun else None
+        store: TapStore | None = None
+        if statistics is None:
+            store = self._store or TapStore(build_features(knobs.channels), self.preprocessing, knobs.view, knobs.seed)
+            # The head needs the views, what comes after it the statistics alone.
+            self._keep_views(store, 1 if begun else knobs.views)
+            statistics = self._measure(store)
         labels, defects = len(self._labels), len(self._defects)
         network = build_classifier(knobs.channels, labels, defects, knobs.dropout, statistics)
         epochs = knobs.epochs
@@ -341,9 +348,12 @@ class ClassifierTraining:
             widths = inner_widths(knobs.prune, FROZEN_BLOCKS)
             small = build_classifier(knobs.channels, labels, defects, knobs.dropout, statistics, widths)
             stages.append(self._taught(fine, small))
-        if not begun:
+        if store is not None and not begun:
             self._fit_head(store, statistics, network)
-        self._run(stages)
+        models = [stage.model for stage in stages] or [network]
+        if self._folder is not None and not begun:
+            save(self._folder / CHECKPOINT, models, 0, 0, 0.0)
+        self._run(stages, models)
         trained = stages[-1].model if stages else network
         serving = for_serving(trained, knobs.channels, labels, defects, statistics)
         return TrainedClassifier(serving, self.preprocessing, (INPUT_SCALE, INPUT_ZERO_POINT))
@@ -403,7 +413,7 @@ class ClassifierTraining:
             f"{(time.monotonic() - began) / 60:.1f} min"
         )
 
-    def _keep_views(self, store: TapStore, views: int) -> Statistics:
+    def _keep_views(self, store: TapStore, views: int) -> None:
         """Compute the features of so many views, as far as time and memory allow."""
         knobs = self._knobs
         limit_s = 0.2 * 60 * knobs.minutes if knobs.minutes else math.inf
@@ -421,13 +431,29 @@ class ClassifierTraining:
             f"kept {self._views} views of {len(self._pictures)} pictures, {store.megabytes:.0f} MB, "
             f"{(time.monotonic() - began) / 60:.1f} min"
         )
-        rng = np.random.default_rng((knobs.seed, 7))
+
+    def _measure(self, store: TapStore) -> Statistics:
+        """The statistics of the kept features."""
+        rng = np.random.default_rng((self._knobs.seed, 7))
         chosen = rng.permutation(len(self._pictures))[:STATISTICS_PICTURES]
         taps = [store.view(self._pictures[index], 0) for index in chosen]
         fine = channel_statistics([item.fine for item in taps])
         coarse = channel_statistics([item.coarse for item in taps])
         deep = channel_statistics([item.deep for item in taps if item.deep is not None])
-        return Statistics((fine[0], coarse[0], deep[0]), (fine[1], coarse[1], deep[1]))
+        statistics = Statistics((fine[0], coarse[0], deep[0]), (fine[1], coarse[1], deep[1]))
+        if self._folder is not None:
+            save_arrays(self._folder / STATISTICS, statistics.arrays())
+        return statistics
+
+    def _stored_statistics(self) -> Statistics | None:
+        """Those that the training in the folder began with; None: it is from before they were stored."""
+        assert self._folder is not None
+        path = self._folder / STATISTICS
+        stored = read_arrays(path)
+        try:
+            return Statistics.of_arrays(stored) if stored else None
+        except KeyError as exc:
+            raise DatasetError(f"{path}: holds no {exc.args[0]}; remove it to start anew") from exc
 
     def _from_pictures(self, chosen: Sequence[int], rng: np.random.Generator) -> Batch:
         pictures = [self._redraw(self._pictures[index], rng) for index in chosen]
@@ -481,9 +507,9 @@ class ClassifierTraining:
             highest[index, -1] = 0 if cover is not None else weight
         return [logits, cells, highest]
 
-    def _run(self, stages: Sequence[_Stage]) -> None:
+    def _run(self, stages: Sequence[_Stage], models: Sequence[keras.Model]) -> None:
         path = self._folder / CHECKPOINT if self._folder else None
-        first, epoch, spent_s = restore(path, [stage.model for stage in stages]) if path else (0, 0, 0.0)
+        first, epoch, spent_s = restore(path, models) if path else (0, 0, 0.0)
         if first or epoch:
             self._say(f"going on with the stage {stages[first].name if first < len(stages) else 'of quantization'}")
         for number in range(first, len(stages)):
@@ -502,7 +528,6 @@ class ClassifierTraining:
         stage.model.compile(
             optimizer=self._optimizer(stage.rate),
             loss=[logits_loss(knobs.smoothing), map_loss, highest_loss],
-            jit_compile=False,
         )
         before = self._before(stage, number, path, resumed=bool(first_epoch or spent_s))
         clock = _Clock(spent_s, stage.share * 60 * knobs.minutes if knobs.minutes else math.inf)

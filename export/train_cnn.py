@@ -122,8 +122,8 @@ def train_detector(
         precision=knobs.precision,
     )
     optimizer = keras.optimizers.AdamW(knobs.peak_rate, weight_decay=knobs.weight_decay, global_clipnorm=5.0)
-    # XLA was slower than oneDNN's own kernels on a CPU.
-    model.compile(optimizer=optimizer, loss=[heatmap_loss, box_loss], jit_compile=False)
+    # On a CPU Keras leaves XLA out with TensorFlow: it was slower there than oneDNN's own kernels.
+    model.compile(optimizer=optimizer, loss=[heatmap_loss, box_loss])
     optimizer.build(model.trainable_variables)
     step, spent_s = _restore(folder / CHECKPOINT, model)
     if step:

@@ -10,12 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from export.bias_correction import correct_means
+from export.calibration_set import CALIBRATION_PICTURES, calibration_set
 from export.comparison import LayerError
 from export.dataset import DatasetError, Sample, read_sample
 from export.evaluate import Scored
 from export.layer_errors import LAYER_PICTURES, layer_errors
 from export.mirrored import with_looks
-from export.quantize import CALIBRATION_PICTURES, INPUT_NAMES, calibration_set, convert
+from export.quantize import INPUT_NAMES, convert
 from export.rebase import lent, rebase
 from export.request import Request
 from export.rounding import round_weights

@@ -11,7 +11,7 @@ import pytest
 PUBLIC_DATA = Path(os.environ.get("PUBLIC_DATA", Path(__file__).parents[2] / "shared" / "data"))
 """Public data sets for measuring; never part of the project."""
 
-SKIPS_EXPECTED = ("public data is not here", "a power cut needs", "node is not installed")
+SKIPS_EXPECTED = ("public data is not here", "a power cut needs", "node is not installed", "no other Keras backend")
 """Beginnings of the reasons that `--no-unexpected-skips` accepts."""
 
 

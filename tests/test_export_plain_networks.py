@@ -8,8 +8,8 @@ import pytest
 from tiny_parts import write_parts
 
 from export.classifier import Preset
-from export.commands.train_classify import knobs_of
 from export.dataset import read_dataset
+from export.fit_classify import knobs_of
 from export.plain_networks import PLAIN, plain_figures, plain_minutes
 from export.request import Request
 from export.samples import DatasetError

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from tiny_parts import KINDS, draw_part, write_parts
 
 from export.classifier import build_classifier
-from export.commands.train_classify import KNOBS, knobs_of, settle_knobs
 from export.dataset import read_dataset
 from export.efficientnet import STAGES
+from export.fit_classify import KNOBS, knobs_of, settle_knobs
 from export.pruning import MULTIPLE, inner_widths, prune, widths_of
 from export.request import Request
 from export.samples import DatasetError, Sample, no_boxes

@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from masked_parts import SIDE_PX, write_masked_parts
 
 from export.__main__ import main
+from export.calibration_set import calibration_set
 from export.cross_validation import cross_validate
 from export.dataset import read_dataset
 from export.evaluation import ALL, pictures_of
 from export.pictures import read_mask, read_pixels
-from export.quantize import calibration_set, read_folder
+from export.quantize import read_folder
 from export.request import Request
 from export.samples import DatasetError, Sample, no_boxes
 from export.splits import folds

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from export.calibration_set import CALIBRATION_PICTURES, calibration_set
 from export.cnn import FloatDetector
 from export.comparison import LayerError
 from export.dataset import Dataset, DatasetError, read_dataset
@@ -22,9 +23,7 @@ from export.finish import Candidate, Demands, finish
 from export.layer_errors import LAYER_PICTURES, layer_errors
 from export.package import Draft, detector_decoding, detector_preprocessing, quality_limits
 from export.quantize import (
-    CALIBRATION_PICTURES,
     INPUT_NAMES,
-    calibration_set,
     padded_size,
     quantize,
     read_folder,

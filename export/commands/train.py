@@ -15,6 +15,7 @@ shows the other forms as small trees. What is done:
      for what).
 
 Ctrl-C stops at any time; the same command goes on where it stopped. Look at the data first: station-export data DIR.
+On a GPU: KERAS_BACKEND=torch station-export train DIR; the bundle is then made by TensorFlow, on the CPU.
 Then try the result: station inspect DIR/... --bundle OUT/NAME.bundle --out marked.
 
 The first group of options is for everybody; those below it may be left alone.
@@ -28,14 +29,22 @@ import io
 import shlex
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from export.backend import (
+    TENSORFLOW,
+    VARIABLE,
+    end_with_parent,
+    missing_for_conversion,
+    run_with_tensorflow,
+    training_backend,
+)
 from export.chatter import without_chatter
 from export.choice import TASKS, Task, choose
-from export.cross_validation import cross_validate
+from export.cross_validation import cross_validate, fit_folds
 from export.dataset import read_dataset
 from export.evaluation import FIGURE_NAMES
 from export.option_types import count_from, not_negative, positive, share, share_up_to
@@ -54,6 +63,17 @@ TRAINERS: dict[Task, str] = {
     "anomaly": "export.commands.train_anomaly",
 }
 """Task → module with `train(request) -> Path`; imported only when it is needed, since TensorFlow takes seconds."""
+
+FITTERS: dict[Task, str] = {
+    "detect": "export.fit_detect",
+    "classify": "export.fit_classify",
+    "anomaly": "export.fit_anomaly",
+}
+"""Task → module with `fit(request)`, the part of it that runs on each Keras backend."""
+
+TRAINED_ON = "--trained-on"
+WITHOUT_BUNDLE = 3
+"""Exit code: the training is over, and the bundle is still to be made."""
 
 MINUTES = 30.0
 """Budget where none is given: a coffee's length, and enough for some thousand small pictures on two cores."""
@@ -137,6 +157,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="write the bundle even if its int8 model is worse than the float one by more than 0.005 of a headline "
         "figure or in more than 1 %% of the verdicts",
     )
+    parser.add_argument(TRAINED_ON, metavar="BACKEND", help=argparse.SUPPRESS)
     classify = parser.add_argument_group(
         "options of the tasks classify and anomaly", "for those who know what they want"
     )
@@ -247,30 +268,35 @@ def run(arguments: argparse.Namespace) -> int:
     """Read, choose, train and package."""
     folder = _folder(arguments)
     out = arguments.out or Path(f"{folder.resolve().name}-out")
+    if arguments.trained_on is not None:
+        end_with_parent()
     if arguments.task in PROCESS_TASKS:
+        _refuse_other_backends(arguments.task)
         return int(importlib.import_module("export.process_commands").run_training(arguments, folder, out))
     _refuse_place(folder, out)
     dataset = read_dataset(
         folder, good_label=arguments.good, seed=SPLIT_SEED, progress=ProgressLine("looking at the pictures")
     )
     choice = choose(dataset, arguments.task)
+    # The process that has trained has told this already.
+    say: Callable[[str], None] = _say if arguments.trained_on is None else _say_nothing
     for line in describe(dataset):
-        _say(line)
+        say(line)
     dataset = replace(dataset, problems=worst_first((*dataset.problems, *choice.problems)))
     if dataset.problems:
-        _say(f"\n{counted(len(dataset.problems), 'thing')} to know:")
+        say(f"\n{counted(len(dataset.problems), 'thing')} to know:")
         for line in describe_problems(dataset.problems, PROBLEMS_SHOWN):
-            _say(line)
+            say(line)
     options = _options(arguments, choice.task)
     if arguments.synthesize:
         _refuse_synthesis(arguments, choice.task)
     minutes = None if "steps" in options else arguments.minutes or MINUTES
-    _say(f"\ntask: {choice.task}, since {choice.why}")
-    _say(f"time: {minutes:g} minutes (--minutes)" if minutes else f"length: {options['steps']} steps")
-    _say(f"result: {out}")
+    say(f"\ntask: {choice.task}, since {choice.why}")
+    say(f"time: {minutes:g} minutes (--minutes)" if minutes else f"length: {options['steps']} steps")
+    say(f"result: {out}")
     if minutes and arguments.folds:
         minutes /= arguments.folds + 1
-        _say(f"folds: {arguments.folds} trainings and the final one, {minutes:.1f} minutes each")
+        say(f"folds: {arguments.folds} trainings and the final one, {minutes:.1f} minutes each")
     tell = Teller(60 * minutes if minutes else None)
     request = Request(
         dataset=dataset,
@@ -290,16 +316,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         _settle_split(out, dataset)
         _refuse_others(arguments, out)
-        train = _trainer(choice.task)
-        if arguments.synthesize:
-            # TensorFlow takes seconds, and only this needs it before the training begins.
-            train = importlib.import_module("export.synthesis.training").synthesizing(train)
-        if arguments.folds:
-            spreads = cross_validate(request, arguments.folds, SPLIT_SEED, train)
-            _say(f"of {arguments.folds} folds, mean ± deviation on the pictures that were not trained on:")
-            for name in (name for name in FIGURE_NAMES if name in spreads):
-                _say(f"  {FIGURE_NAMES[name]}: {spreads[name]['mean']:.4f} ± {spreads[name]['deviation']:.4f}")
-        bundle = train(request)
+        return _carry_out(request, choice.task, arguments)
     except KeyboardInterrupt:
         tell.close()
         sys.stderr.write("stopped; the same command goes on from here\n")
@@ -310,9 +327,78 @@ def run(arguments: argparse.Namespace) -> int:
                 f"{out}: the disk is full; make room and give the same command again: it goes on"
             ) from exc
         raise
-    _say(f"\ndone: {bundle}\nlook at: {out / 'report.html'}")
-    _say(f"try it: station inspect PICTURES --bundle {shlex.quote(str(bundle))} --out marked")
-    return 0
+
+
+def _carry_out(request: Request, task: Task, arguments: argparse.Namespace) -> int:
+    """All of it on TensorFlow; on another backend the first part, and TensorFlow's in a process of its own."""
+    backend = _backend()
+    if backend == TENSORFLOW:
+        bundle = _train(request, task, arguments.folds)
+        _say(f"\ndone: {bundle}\nlook at: {request.out / 'report.html'}")
+        _say(f"try it: station inspect PICTURES --bundle {shlex.quote(str(bundle))} --out marked")
+        return 0
+    _say(f"backend: {backend} trains; {_what_comes_after(request.out)}")
+    with without_chatter():
+        # Seeding, Keras imports TensorFlow wherever it is installed.
+        importlib.import_module("keras").utils.set_random_seed(request.seed)
+    _fit(request, task, arguments.folds)
+    # What the folds share: the other process needs the memory.
+    request.kept.clear()
+    if missing_for_conversion():
+        _say(f"\ntrained on {backend}; {_what_comes_after(request.out)}")
+        return WITHOUT_BUNDLE
+    request.say(f"trained on {backend}; going on with TensorFlow")
+    return run_with_tensorflow([*arguments.words, TRAINED_ON, backend])
+
+
+def _train(request: Request, task: Task, folds: int | None) -> Path:
+    """All of it, with TensorFlow; returns the bundle."""
+    train: Callable[[Request], Path] = _with_synthesis(request, _imported(TRAINERS, task).train)
+    if folds:
+        spreads = cross_validate(request, folds, SPLIT_SEED, train)
+        _say(f"of {folds} folds, mean ± deviation on the pictures that were not trained on:")
+        for name in (name for name in FIGURE_NAMES if name in spreads):
+            _say(f"  {FIGURE_NAMES[name]}: {spreads[name]['mean']:.4f} ± {spreads[name]['deviation']:.4f}")
+    return train(request)
+
+
+def _fit(request: Request, task: Task, folds: int | None) -> None:
+    """The first part of the same, on any backend."""
+    fit: Callable[[Request], object] = _with_synthesis(request, _imported(FITTERS, task).fit)
+    if folds:
+        fit_folds(request, folds, SPLIT_SEED, fit)
+    fit(request)
+
+
+def _with_synthesis(request: Request, step: Callable[[Request], Any]) -> Callable[[Request], Any]:
+    if request.synthesis is None:
+        return step
+    # Keras takes seconds, and only this needs it before the training begins.
+    wrapped: Callable[[Request], Any] = importlib.import_module("export.synthesis.training").synthesizing(step)
+    return wrapped
+
+
+def _what_comes_after(out: Path) -> str:
+    """What follows the training on another backend."""
+    if missing := missing_for_conversion():
+        return (
+            f"the bundle needs {' and '.join(missing)}, not installed here; the same command makes it from {out}, "
+            f"given where TensorFlow is installed, without {VARIABLE}"
+        )
+    return "TensorFlow then quantizes, measures and makes the bundle, in a process of its own"
+
+
+def _refuse_other_backends(task: str) -> None:
+    backend = _backend()
+    if backend != TENSORFLOW:
+        raise DatasetError(
+            f"--task {task}: is trained with TensorFlow alone, on a CPU in minutes; leave {VARIABLE}={backend} out"
+        )
+
+
+def _backend() -> str:
+    with without_chatter():
+        return training_backend()
 
 
 def _refuse_synthesis(arguments: argparse.Namespace, task: Task) -> None:
@@ -368,12 +454,11 @@ def _options(arguments: argparse.Namespace, task: Task) -> dict[str, Any]:
     return given
 
 
-def _trainer(task: Task) -> Callable[[Request], Path]:
-    if task not in TRAINERS:
-        raise DatasetError(f"--task {task}: can not be trained; {', '.join(TRAINERS)} can")
+def _imported(modules: Mapping[Task, str], task: Task) -> Any:
+    if task not in modules:
+        raise DatasetError(f"--task {task}: can not be trained; {', '.join(modules)} can")
     with without_chatter():
-        train: Callable[[Request], Path] = importlib.import_module(TRAINERS[task]).train
-    return train
+        return importlib.import_module(modules[task])
 
 
 def _settle_split(out: Path, dataset: Dataset) -> None:
@@ -404,3 +489,7 @@ def _split_table(dataset: Dataset) -> bytes:
 
 def _say(line: str) -> None:
     print(line, flush=True)
+
+
+def _say_nothing(_: str) -> None:
+    pass

@@ -4,19 +4,17 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from export.commands.train_classify import knobs_of, settle_knobs
 from export.finish import Candidate, Demands, finish
+from export.fit_anomaly import fit
 from export.package import Draft, quality_limits
 from export.request import Request
-from export.samples import DatasetError
 from export.train_anomaly import (
     SMOOTH_CELLS,
     FloatAnomaly,
-    anomaly_knobs,
     bank_bytes,
     fit_scale,
     mean_bank,
-    train_anomaly,
+    with_distance,
 )
 from export.train_classifier import load_pictures
 from export.whole_pictures import draw_calibration, picture_layers, quantize_pictures
@@ -33,17 +31,12 @@ def train(request: Request) -> Path:
         TrainingError: the loss is not finite any more.
         BundleError, GoldenMismatch: the quantized model does not work.
     """
-    if request.preset not in {None, "lite0"}:
-        raise DatasetError(f"--preset {request.preset}: anomaly knows lite0 only")
-    dataset = request.dataset
-    knobs = anomaly_knobs(knobs_of(request))
-    settle_knobs(request.out, knobs)
-    samples = [sample for sample in dataset.splits["train"] if sample.label == dataset.good]
+    fitted = fit(request)
+    dataset, knobs, good = request.dataset, fitted.knobs, fitted.good
     held_out = [sample for sample in dataset.splits["validation"] if sample.label == dataset.good]
-    good = load_pictures(samples, knobs.channels)
-    request.say(f"training on {len(good)} pictures of good parts")
-    trained = train_anomaly(good, knobs, folder=request.out, say=request.say)
-    names, calibration = draw_calibration(request, samples, knobs.channels)
+    request.say("fitting the distribution of good patches")
+    trained = with_distance(fitted.trained, [item.pixels for item in good], knobs.seed)
+    names, calibration = draw_calibration(request, fitted.samples, knobs.channels)
     quantized = quantize_pictures(
         trained.network, calibration, trained.preprocessing, OUTPUT_NAMES["anomaly"], trained.to_real, request.say
     )

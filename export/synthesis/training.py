@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from export.request import Request
 from export.samples import Dataset, DatasetError, Sample
@@ -22,6 +22,7 @@ GAN_SHARE = 0.4
 """Of a training's minutes, for the network that makes its pictures."""
 
 Say = Callable[[str], None]
+Result = TypeVar("Result")
 
 
 def add_to_training(
@@ -64,13 +65,13 @@ def add_to_training(
     return with_synthetic(dataset, samples)
 
 
-def synthesizing(train: Callable[[Request], Path]) -> Callable[[Request], Path]:
+def synthesizing(train: Callable[[Request], Result]) -> Callable[[Request], Result]:
     """The same training with the pictures that `Request.synthesis` asks for.
 
     They are made from that training's own split: each fold of a cross-validation has its own.
     """
 
-    def train_with_more(request: Request) -> Path:
+    def train_with_more(request: Request) -> Result:
         if request.synthesis is None:
             return train(request)
         wanted, count = request.synthesis

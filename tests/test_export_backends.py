@@ -1,0 +1,184 @@
+"""Trainings on another Keras backend than TensorFlow, which TensorFlow goes on with."""
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_parts import write_parts
+
+from export.__main__ import main
+from export.backend import VARIABLE, run_with_tensorflow
+from export.dataset import read_dataset
+from export.fit_classify import fit
+from export.request import Request
+from station.manifest import read_bundle
+
+OTHER = next((name for name in ("torch", "jax") if find_spec(name) is not None), None)
+needs_another = pytest.mark.skipif(OTHER is None, reason="no other Keras backend is installed than tensorflow")
+
+# As on a machine with a GPU where nothing of TensorFlow is installed.
+REFUSED = """
+import sys
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"tensorflow", "ai_edge_litert"}:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Refuse())
+"""
+
+TRAIN = """
+from export.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+SCORE = """
+from pathlib import Path
+import numpy as np
+from export.dataset import read_dataset
+from export.fit_classify import fit
+from export.request import Request
+folder, out, stored = map(Path, sys.argv[1:])
+request = Request(read_dataset(folder), out, "c", "1", None, 0, 64, options={"views": 1, "epochs": 1}, compare=False)
+pictures = np.load(stored)["pictures"]
+network = fit(request).trained.network
+np.savez(stored, pictures=pictures, logits=network.predict_on_batch(pictures)[0])
+"""
+
+OPTIONS = ["--size", "64", "--views", "1", "--epochs", "1", "--minutes", "5"]
+
+
+def in_child(program: str, *arguments: object, backend: str | None) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-c", program, *map(str, arguments)],
+        env=os.environ | ({VARIABLE: backend} if backend else {}),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_training_needs_nothing_that_only_the_conversion_has() -> None:
+    # Keras itself may import TensorFlow; this project's modules may not.
+    program = """
+import builtins
+usual = builtins.__import__
+
+def watched(name, globals=None, *rest, **named):
+    importer = (globals or {}).get("__name__", "")
+    if name.split(".")[0] in {"tensorflow", "ai_edge_litert"} and importer.split(".")[0] in {"export", "station"}:
+        raise AssertionError(f"{importer} imports {name}")
+    return usual(name, globals, *rest, **named)
+
+builtins.__import__ = watched
+import sys
+import numpy as np
+import export.commands.train, export.fit_anomaly, export.fit_classify, export.fit_detect, export.synthesis.training
+from export.classifier import build_classifier, channel_statistics, build_features, Statistics
+features = build_features(1).predict_on_batch(np.zeros((1, 64, 64, 1), np.float32))
+measured = [channel_statistics([part[0]]) for part in features]
+statistics = Statistics(*(tuple(one) for one in zip(*measured, strict=True)))
+network = build_classifier(1, 3, 2, 0.2, statistics)
+print([tuple(one.shape) for one in network.predict_on_batch(np.zeros((1, 64, 64, 1), np.float32))])
+print([name for name in sys.modules if name.split(".")[0] == "ai_edge_litert" or name == "export.quantize"])
+"""
+    done = in_child(program, backend=None)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["[(1, 3), (1, 8, 8, 2), (1, 2)]", "[]"]
+
+
+@pytest.mark.parametrize(
+    ("backend", "expected"),
+    [
+        ("theano", "KERAS_BACKEND=theano: Unable to import backend : theano; tensorflow, torch, jax can train"),
+        ("numpy", "KERAS_BACKEND=numpy: "),
+        ("torch", "KERAS_BACKEND=torch: the Python package torch is not installed; install it, or name a backend that"),
+    ],
+)
+def test_a_backend_that_cannot_train_is_refused_in_a_line(tmp_path: Path, backend: str, expected: str) -> None:
+    if find_spec(backend) is not None and backend == "torch":
+        expected = (
+            "--task forecast: is trained with TensorFlow alone, on a CPU in minutes; leave KERAS_BACKEND=torch out"
+        )
+    done = in_child("import sys" + TRAIN, "train", tmp_path, "--task", "forecast", backend=backend)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"station-export: error: {expected}")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_child_s_exit_code_is_the_command_s(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run_with_tensorflow(["data", str(tmp_path / "absent")]) == 1
+    assert "is not a folder" in capfd.readouterr().err
+    write_parts(tmp_path / "parts", {"good": 30, "hole": 30})
+    assert run_with_tensorflow(["data", str(tmp_path / "parts")]) == 0
+    assert "task: classify" in capfd.readouterr().out
+
+
+@pytest.mark.training
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_who_stops_the_command_stops_its_child(tmp_path: Path, number: signal.Signals) -> None:
+    parts, out = write_parts(tmp_path / "parts", {"good": 30, "hole": 30}), tmp_path / "out"
+    program = """
+import signal, sys
+from export.backend import run_with_tensorflow
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.exit(run_with_tensorflow(sys.argv[1:]))
+"""
+    command = ["train", str(parts), "--out", str(out), *OPTIONS, "--trained-on", "jax"]
+    with subprocess.Popen(
+        [sys.executable, "-c", program, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        # What the first process has said is not said again.
+        assert next(parent.stdout).startswith("network: lite0")
+        parent.send_signal(number)
+        # Both streams end when the child has ended, too.
+        _, error = parent.communicate()
+    assert error == "stopped; the same command goes on from here\nstation-export: interrupted\n"
+    assert parent.returncode == (130 if number == signal.SIGINT else -signal.SIGKILL)
+    assert not list(out.glob("*.bundle"))
+
+
+@needs_another
+@pytest.mark.training
+@pytest.mark.timeout(600)
+def test_tensorflow_takes_up_what_another_backend_has_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts, out = write_parts(tmp_path / "parts", {"good": 20, "hole": 20}), tmp_path / "out"
+    command = ["train", str(parts), "--out", str(out), *OPTIONS, "--allow-regression"]
+    done = in_child(REFUSED + TRAIN, *command, backend=OTHER)
+    assert done.returncode == 3, done.stderr
+    last = done.stdout.splitlines()[-1]
+    assert last.startswith(f"trained on {OTHER}; the bundle needs tensorflow and ai-edge-litert, not installed here; ")
+    assert "for comparison, plain-b: " in done.stdout
+    assert not list(out.glob("*.bundle"))
+
+    # The same pictures have the same logits.
+    stored = tmp_path / "logits.npz"
+    request = Request(read_dataset(parts), out, "c", "1", None, 0, 64, options={"views": 1, "epochs": 1}, compare=False)
+    lines: list[str] = []
+    trained = fit(replace(request, say=lines.append)).trained
+    assert lines[-1] == "going on with the stage of quantization"
+    pictures = np.random.default_rng(0).normal(0, 0.5, (16, 64, 64, 1)).astype(np.float32)
+    np.savez(stored, pictures=pictures)
+    done = in_child(REFUSED + SCORE, parts, out, stored, backend=OTHER)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "going on with the stage of quantization"
+    there, here = np.load(stored)["logits"], trained.network.predict_on_batch(pictures)[0]
+    assert np.ptp(here) > 0.5
+    np.testing.assert_allclose(here, there, atol=1e-4)
+
+    assert main(command) == 0
+    told = capsys.readouterr().out
+    assert "going on with the stage of quantization" in told
+    assert "fine-tuning" not in told
+    assert "for comparison" not in told
+    assert read_bundle(out / "classifier.bundle").manifest.task == "classify"
