@@ -1,7 +1,10 @@
 """Requests of the machine's own command line, through the folder and to the whole station."""
 
+import sys
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -40,6 +43,38 @@ def test_a_request_reaches_the_station_and_its_answer_the_one_who_asked(tmp_path
         )
         assert future.result().reason == "because"
     assert [path.name for path in (tmp_path / FOLDER).iterdir()] == ["lock"]
+
+
+@contextmanager
+def often_switched() -> Iterator[None]:
+    """Threads take turns as often as those of two processes would."""
+    usual_s = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(usual_s)
+
+
+def test_files_that_come_and_go_while_the_folder_is_read_are_no_fault_of_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def hurry() -> int:
+        taken_back = 0
+        for _ in range(1000):
+            with pytest.raises(NotAnswered) as raised:
+                ask(tmp_path, Verb.RESUME, {}, 0.0)
+            taken_back += "was taken back" in str(raised.value)
+        return taken_back
+
+    seen = 0
+    with ControlFolder(tmp_path, "s") as control, often_switched(), ThreadPoolExecutor(1, "asking") as pool:
+        future = pool.submit(hurry)
+        while not future.done():
+            seen += len(list(control.take()))
+        # What was taken back was not done, and what was not was.
+        assert seen + future.result() == 1000
+    assert not caplog.records
 
 
 def test_without_a_station_nothing_is_left_in_the_folder(tmp_path: Path) -> None:

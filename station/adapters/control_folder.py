@@ -12,6 +12,7 @@ import os
 import re
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -79,20 +80,33 @@ class ControlFolder:
     def take(self) -> Iterator[Incoming]:
         """The requests that came since the last call, oldest first; a folder that cannot be read is logged once."""
         try:
-            found = sorted((entry.stat().st_mtime_ns, entry.name) for entry in os.scandir(self._folder))
+            found = self._listed()
             for _, name in found:
                 if _REQUEST.fullmatch(name) and not name.endswith(f".{_ANSWER}"):
                     path = self._folder / name
-                    with path.open("rb") as file:
-                        payload = file.read(MAX_BYTES + 1)
-                    path.unlink()
+                    try:
+                        with path.open("rb") as file:
+                            payload = file.read(MAX_BYTES + 1)
+                        path.unlink()
+                    except FileNotFoundError:
+                        # Taken back by the one who asked, who has been told that nothing is done.
+                        continue
                     yield self._incoming(name, payload)
             for at_ns, name in found:
                 if name.endswith(f".{_ANSWER}") and time.time() - at_ns / 1e9 > ANSWER_KEPT_S:
-                    (self._folder / name).unlink()
+                    (self._folder / name).unlink(missing_ok=True)
             self._tell(None)
         except OSError as exc:
             self._tell(f"{exc.filename or self._folder}: {exc.strerror}")
+
+    def _listed(self) -> list[tuple[int, str]]:
+        """When each file was written, and its name; without those that get another name or go meanwhile."""
+        found = []
+        with os.scandir(self._folder) as entries:
+            for entry in entries:
+                with suppress(FileNotFoundError):
+                    found.append((entry.stat().st_mtime_ns, entry.name))
+        return sorted(found)
 
     def _incoming(self, name: str, payload: bytes) -> Incoming:
         transaction, _, verb = name.partition(".")
