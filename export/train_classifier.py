@@ -83,9 +83,9 @@ DRAWS = 200
 CERTAIN = 0.9
 """Share of the draws of held-out parts in which a stage has to be worse to be undone."""
 
-SHOWN_PX = 1.3e9
+SHOWN_PX = 2.6e9
 LEAST_EPOCHS, MOST_EPOCHS = 8, 40
-"""Fine-tuning shows so many pixels, a quarter of an hour on two cores whatever the pictures' size, if that is not too
+"""Fine-tuning shows so many pixels, half an hour on two cores whatever the pictures' size, if that is not too
 few epochs of a large set or too many of a small one."""
 
 TAUGHT_EPOCHS = 0.6
