@@ -52,8 +52,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # TensorFlow tells which instructions the processor has; its errors still come through.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # Only the chosen command is imported: TensorFlow alone takes five seconds, and not every command needs it.
-    with without_chatter():
-        command = importlib.import_module(f"export.commands.{chosen.command.replace('-', '_')}")
+    try:
+        with without_chatter():
+            command = importlib.import_module(f"export.commands.{chosen.command.replace('-', '_')}")
+    except ModuleNotFoundError as exc:
+        if chosen.debug:
+            traceback.print_exc()
+        sys.stderr.write(
+            f"station-export: error: {chosen.command} needs the Python package {exc.name}, which is not installed; the "
+            "extra `export` of inspection-station brings it along\n"
+        )
+        return 1
     command_parser = argparse.ArgumentParser(
         prog=f"station-export {chosen.command}",
         description=command.__doc__,

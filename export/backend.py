@@ -54,6 +54,20 @@ def training_backend() -> str:
     return backend
 
 
+def refuse_other_backends(what: str) -> None:
+    """For what needs TensorFlow.
+
+    Args:
+        what: stands in the error.
+
+    Raises:
+        DatasetError: this process has another backend, or none.
+    """
+    backend = training_backend()
+    if backend != TENSORFLOW:
+        raise DatasetError(f"{what} needs TensorFlow; leave {VARIABLE}={backend} out")
+
+
 def missing_for_conversion() -> list[str]:
     """Which of the packages that quantization needs are not installed here."""
     return [package for module, package in CONVERSION.items() if not _is_installed(module)]

@@ -317,7 +317,7 @@ class ClassifierTraining:
             lambda _: True,
             doubtful=False,
         )
-        self._run([stage], [model])
+        self._run([stage], [model], resumed=self._is_begun())
         network = build_plain(knobs.preset, knobs.channels, labels, defects, 0.0)
         network.set_weights(model.get_weights())
         serving = keras.Model(network.input, network.output[:2])
@@ -325,7 +325,7 @@ class ClassifierTraining:
 
     def _train_pretrained(self) -> TrainedClassifier:
         knobs = self._knobs
-        begun = self._folder is not None and (self._folder / CHECKPOINT).is_file()
+        begun = self._is_begun()
         statistics = self._stored_statistics() if begun else None
         store: TapStore | None = None
         if statistics is None:
@@ -353,7 +353,7 @@ class ClassifierTraining:
         models = [stage.model for stage in stages] or [network]
         if self._folder is not None and not begun:
             save(self._folder / CHECKPOINT, models, 0, 0, 0.0)
-        self._run(stages, models)
+        self._run(stages, models, resumed=begun)
         trained = stages[-1].model if stages else network
         serving = for_serving(trained, knobs.channels, labels, defects, statistics)
         return TrainedClassifier(serving, self.preprocessing, (INPUT_SCALE, INPUT_ZERO_POINT))
@@ -507,10 +507,13 @@ class ClassifierTraining:
             highest[index, -1] = 0 if cover is not None else weight
         return [logits, cells, highest]
 
-    def _run(self, stages: Sequence[_Stage], models: Sequence[keras.Model]) -> None:
+    def _is_begun(self) -> bool:
+        return self._folder is not None and (self._folder / CHECKPOINT).is_file()
+
+    def _run(self, stages: Sequence[_Stage], models: Sequence[keras.Model], *, resumed: bool) -> None:
         path = self._folder / CHECKPOINT if self._folder else None
         first, epoch, spent_s = restore(path, models) if path else (0, 0, 0.0)
-        if first or epoch:
+        if resumed:
             self._say(f"going on with the stage {stages[first].name if first < len(stages) else 'of quantization'}")
         for number in range(first, len(stages)):
             prepare = stages[number].prepare

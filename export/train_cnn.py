@@ -129,7 +129,7 @@ def train_detector(
     if step:
         say(f"going on after step {step}, {spent_s / 60:.1f} min")
     last = said = saved = time.monotonic()
-    said_step, loss = step, float("nan")
+    first, said_step, loss = step, step, float("nan")
     with _BatchesAhead(loaded, labels, knobs, step) as batches:
         try:
             while (done := _part_done(knobs, step, spent_s)) < 1:
@@ -157,8 +157,9 @@ def train_detector(
             _save(folder / CHECKPOINT, model, step, spent_s)
             say(f"interrupted after step {step}; the same command goes on from there")
             raise
-    _save(folder / CHECKPOINT, model, step, spent_s)
-    say(f"trained {step} steps in {spent_s / 60:.1f} min, loss {loss:.4f}")
+    if step > first:
+        _save(folder / CHECKPOINT, model, step, spent_s)
+        say(f"trained {step} steps in {spent_s / 60:.1f} min, loss {loss:.4f}")
     return for_serving(model, labels, knobs)
 
 

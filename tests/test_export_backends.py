@@ -52,7 +52,8 @@ network = fit(request).trained.network
 np.savez(stored, pictures=pictures, logits=network.predict_on_batch(pictures)[0])
 """
 
-OPTIONS = ["--size", "64", "--views", "1", "--epochs", "1", "--minutes", "5"]
+SMALL = ["--size", "64", "--views", "1", "--minutes", "5"]
+OPTIONS = [*SMALL, "--epochs", "1", "--looks", "1"]
 
 
 def in_child(program: str, *arguments: object, backend: str | None) -> "subprocess.CompletedProcess[str]":
@@ -104,9 +105,7 @@ print([name for name in sys.modules if name.split(".")[0] == "ai_edge_litert" or
 )
 def test_a_backend_that_cannot_train_is_refused_in_a_line(tmp_path: Path, backend: str, expected: str) -> None:
     if find_spec(backend) is not None and backend == "torch":
-        expected = (
-            "--task forecast: is trained with TensorFlow alone, on a CPU in minutes; leave KERAS_BACKEND=torch out"
-        )
+        expected = "--task forecast needs TensorFlow; leave KERAS_BACKEND=torch out"
     done = in_child("import sys" + TRAIN, "train", tmp_path, "--task", "forecast", backend=backend)
     assert done.returncode == 1
     assert done.stderr.startswith(f"station-export: error: {expected}")
@@ -182,3 +181,29 @@ def test_tensorflow_takes_up_what_another_backend_has_trained(
     assert "fine-tuning" not in told
     assert "for comparison" not in told
     assert read_bundle(out / "classifier.bundle").manifest.task == "classify"
+
+
+@needs_another
+@pytest.mark.training
+@pytest.mark.timeout(600)
+def test_the_other_tasks_are_taken_up_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    boards, good = tmp_path / "boards", write_parts(tmp_path / "good", {"good": 20})
+    assert main(["render", "--out", str(boards), "--train-webs", "10", "--test-webs", "2", "--frames", "1"]) == 0
+    short = ["--steps", "4", "--batch", "2", "--crop", "64", "--widths", "32", "32", "32"]
+    commands = {
+        "going on after step 4": ["train", str(boards), "--out", str(tmp_path / "detect"), *short],
+        "going on with the stage of quantization": [
+            *("train", str(good), "--out", str(tmp_path / "anomaly"), *SMALL, "--epochs", "0"),
+        ],
+    }
+    for told, command in commands.items():
+        command.append("--allow-regression")
+        done = in_child(REFUSED + TRAIN, *command, backend=OTHER)
+        assert done.returncode == 3, done.stderr
+        capsys.readouterr()
+        code, shown = main(command), capsys.readouterr()
+        # After four steps the detector finds nothing, and the report says so.
+        assert code == 0 or "no picture with a defect is far enough from the threshold" in shown.err
+        assert shown.out.count(told) == 1
+        assert "head: " not in shown.out
+        assert "trained 4 steps" not in shown.out

@@ -16,7 +16,7 @@ from export.__main__ import main
 from export.chatter import without_chatter
 from export.choice import choose
 from export.commands import train
-from export.cross_validation import cross_validate
+from export.cross_validation import cross_validate, fit_folds
 from export.dataset import read_dataset
 from export.request import Request
 from export.samples import DatasetError
@@ -188,12 +188,20 @@ def test_folds_share_no_group_and_are_not_trained_twice(tmp_path: Path) -> None:
         return request.out / "none.bundle"
 
     request = Request(dataset, tmp_path / "out", "parts", "1", 1.0, 0, say=said.append)
+    fitted: list[Request] = []
+    fit_folds(request, 4, 0, fitted.append)
     summary = cross_validate(request, 4, 0, counted)
     assert sorted(tested) == sorted(item.name for item in dataset.samples)
     assert summary["pictures"] == {"mean": 10, "deviation": 0, "least": 10, "most": 10}
     assert summary["auroc"]["mean"] == pytest.approx(0.925)
     assert cross_validate(request, 4, 0, counted) == summary
     assert len(tested) == 40
+    # On another backend the same folds are trained, in the same folders; a finished one is left as it is.
+    parts = [[item.name for item in one.dataset.splits["test"]] for one in fitted]
+    assert [name for part in parts for name in part] == tested
+    assert [one.out.name for one in fitted] == [f"fold-{number}" for number in range(4)]
+    fit_folds(request, 4, 0, fitted.append)
+    assert len(fitted) == 4
     assert said[0] == "fold 1 of 4: 30 to train, 10 to test"
     with pytest.raises(DatasetError, match=r"holds folds of a training with other options \(folds\.json\)"):
         cross_validate(replace(request, seed=1), 4, 0, counted)

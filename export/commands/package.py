@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from export.backend import refuse_other_backends
 from export.calibration_set import CALIBRATION_PICTURES, calibration_set
 from export.cnn import FloatDetector
 from export.comparison import LayerError
@@ -60,6 +61,7 @@ def add_bundle_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Package."""
+    refuse_other_backends("package")
     dataset = read_dataset(arguments.data)
     write_from(
         arguments.out,

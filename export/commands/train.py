@@ -39,6 +39,7 @@ from export.backend import (
     VARIABLE,
     end_with_parent,
     missing_for_conversion,
+    refuse_other_backends,
     run_with_tensorflow,
     training_backend,
 )
@@ -271,7 +272,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.trained_on is not None:
         end_with_parent()
     if arguments.task in PROCESS_TASKS:
-        _refuse_other_backends(arguments.task)
+        with without_chatter():
+            refuse_other_backends(f"--task {arguments.task}")
         return int(importlib.import_module("export.process_commands").run_training(arguments, folder, out))
     _refuse_place(folder, out)
     dataset = read_dataset(
@@ -331,7 +333,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _carry_out(request: Request, task: Task, arguments: argparse.Namespace) -> int:
     """All of it on TensorFlow; on another backend the first part, and TensorFlow's in a process of its own."""
-    backend = _backend()
+    with without_chatter():
+        backend = training_backend()
     if backend == TENSORFLOW:
         bundle = _train(request, task, arguments.folds)
         _say(f"\ndone: {bundle}\nlook at: {request.out / 'report.html'}")
@@ -386,19 +389,6 @@ def _what_comes_after(out: Path) -> str:
             f"given where TensorFlow is installed, without {VARIABLE}"
         )
     return "TensorFlow then quantizes, measures and makes the bundle, in a process of its own"
-
-
-def _refuse_other_backends(task: str) -> None:
-    backend = _backend()
-    if backend != TENSORFLOW:
-        raise DatasetError(
-            f"--task {task}: is trained with TensorFlow alone, on a CPU in minutes; leave {VARIABLE}={backend} out"
-        )
-
-
-def _backend() -> str:
-    with without_chatter():
-        return training_backend()
 
 
 def _refuse_synthesis(arguments: argparse.Namespace, task: Task) -> None:
