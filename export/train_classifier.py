@@ -532,6 +532,7 @@ class ClassifierTraining:
             optimizer=self._optimizer(stage.rate),
             loss=[logits_loss(knobs.smoothing), map_loss, highest_loss],
         )
+        self._make_variables(stage)
         before = self._before(stage, number, path, resumed=bool(first_epoch or spent_s))
         clock = _Clock(spent_s, stage.share * 60 * knobs.minutes if knobs.minutes else math.inf)
         best = _Best(knobs.patience if self._validation else 0)
@@ -550,6 +551,15 @@ class ClassifierTraining:
             self._keep_unless_worse(stage, before)
         if path:
             save(path, [item.model for item in stages], number + 1, 0, 0.0)
+
+    def _make_variables(self, stage: _Stage) -> None:
+        """Let optimizer and losses have their variables before the first step.
+
+        A step that makes variables is traced twice by TensorFlow, which takes as long as many steps.
+        """
+        stage.model.optimizer.build(stage.model.trainable_variables)
+        inputs, targets = stage.source([0], np.random.default_rng(0))
+        stage.model.compute_loss(inputs, targets, stage.model(inputs, training=False))
 
     def _run_epoch(self, stage: _Stage, number: int, epoch: int, clock: "_Clock", name: str) -> float:
         """Returns the mean loss; ends early when the time is over."""
