@@ -88,6 +88,9 @@ LEAST_EPOCHS, MOST_EPOCHS = 8, 40
 """Fine-tuning shows so many pixels, half an hour on two cores whatever the pictures' size, if that is not too
 few epochs of a large set or too many of a small one."""
 
+FINE_SHARE = 0.75
+"""Of the minutes, for fine-tuning; views and the head take a few of the others."""
+
 TAUGHT_EPOCHS = 0.6
 """Of fine-tuning's epochs, for a pruned network: it begins with what the whole one knows."""
 
@@ -340,7 +343,7 @@ class ClassifierTraining:
             area_px = sum(item.pixels.shape[0] * item.pixels.shape[1] for item in self._pictures)
             epochs = round(SHOWN_PX / (area_px * self.preprocessing.scale**2))
             epochs = min(max(epochs, LEAST_EPOCHS), MOST_EPOCHS)
-        share = 0.6 / (1 + TAUGHT_EPOCHS) if knobs.prune else 0.6
+        share = FINE_SHARE / (1 + TAUGHT_EPOCHS) if knobs.prune else FINE_SHARE
         fine = _Stage("fine-tuning", network, self._from_pictures, self._as_served, epochs, knobs.rate, share, _is_late)
         stages = [fine] if epochs else []
         if knobs.prune:
