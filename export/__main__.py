@@ -51,6 +51,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(words)
     # TensorFlow tells which instructions the processor has; its errors still come through.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        return _run(chosen, words)
+    except KeyboardInterrupt:
+        sys.stderr.write("station-export: interrupted\n")
+        return 130
+    except (StationError, OSError) as exc:
+        if chosen.debug:
+            traceback.print_exc()
+        sys.stderr.write(f"station-export: error: {exc}\n")
+        return 1
+
+
+def _run(chosen: argparse.Namespace, words: Sequence[str]) -> int:
     # Only the chosen command is imported: TensorFlow alone takes five seconds, and not every command needs it.
     try:
         with without_chatter():
@@ -63,22 +76,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "extra `export` of inspection-station brings it along\n"
         )
         return 1
-    command_parser = argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog=f"station-export {chosen.command}",
         description=command.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.add_arguments(command_parser)
-    try:
-        return int(command.run(command_parser.parse_args(chosen.rest, argparse.Namespace(words=tuple(words)))))
-    except KeyboardInterrupt:
-        sys.stderr.write("station-export: interrupted\n")
-        return 130
-    except (StationError, OSError) as exc:
-        if chosen.debug:
-            traceback.print_exc()
-        sys.stderr.write(f"station-export: error: {exc}\n")
-        return 1
+    command.add_arguments(parser)
+    return int(command.run(parser.parse_args(chosen.rest, argparse.Namespace(words=tuple(words)))))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
@@ -23,6 +23,9 @@ TRAINING = (TENSORFLOW, "torch", "jax")
 """Keras knows others, which only predict."""
 
 VARIABLE = "KERAS_BACKEND"
+PARENT = "STATION_EXPORT_PARENT"
+"""Holds the number of the process that has trained, for the child."""
+
 CONVERSION = {"tensorflow": "tensorflow", "ai_edge_litert": "ai-edge-litert"}
 """Modules that quantization needs, and the packages that hold them."""
 
@@ -73,44 +76,56 @@ def missing_for_conversion() -> list[str]:
     return [package for module, package in CONVERSION.items() if not _is_installed(module)]
 
 
-def run_with_tensorflow(words: Sequence[str]) -> int:
+def run_with_tensorflow(words: Sequence[str], say: Callable[[str], None]) -> int:
     """Run `station-export` with these arguments in a child process, on the backend tensorflow; returns its exit code.
 
     Who stops this process stops the child: signals are handed on; see also `end_with_parent`. A Ctrl-C at the terminal
     reaches the child once, by this process.
+
+    Args:
+        words: the arguments.
+        say: takes a line where the child could not say what has happened to it.
     """
-    with _handed_on() as child_of:
-        child = subprocess.Popen(
-            [sys.executable, "-m", "export", *words],
-            env=os.environ | {VARIABLE: TENSORFLOW},
-            start_new_session=True,
-        )
-        child_of.append(child)
+    # A signal before the handlers are there ends this process, and the child with it.
+    child = subprocess.Popen(
+        [sys.executable, "-m", "export", *words],
+        env=os.environ | {VARIABLE: TENSORFLOW, PARENT: str(os.getpid())},
+        start_new_session=True,
+    )
+    with _handed_on(child):
         code = child.wait()
+    if code >= 0:
+        return code
+    lack = "; that is how a lack of memory looks" if code == -signal.SIGKILL else ""
+    say(f"the process with TensorFlow was ended by signal {-code}{lack}; the same command goes on from here")
     # As a shell tells of a program that a signal has ended.
-    return 128 - code if code < 0 else code
+    return 128 - code
 
 
 def end_with_parent() -> None:
-    """Get SIGINT, as from a Ctrl-C, when the process that started this one is gone."""
+    """Get SIGINT, as from a Ctrl-C, when the process that started this one is gone, or at once if it is already.
+
+    Raises:
+        KeyboardInterrupt: it is.
+    """
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGINT, 0, 0, 0)
+    if os.environ.get(PARENT, str(os.getppid())) != str(os.getppid()):
+        raise KeyboardInterrupt
 
 
 @contextmanager
-def _handed_on() -> Iterator[list["subprocess.Popen[bytes]"]]:
-    """Signals that come meanwhile go to the processes in the list; those that are ignored stay so."""
-    children: list[subprocess.Popen[bytes]] = []
+def _handed_on(child: "subprocess.Popen[bytes]") -> Iterator[None]:
+    """Signals that come meanwhile go to the child; those that are ignored stay so."""
 
     def hand_on(number: int, _: FrameType | None) -> None:
-        for child in children:
-            child.send_signal(number)
+        child.send_signal(number)
 
     before = {number: signal.getsignal(number) for number in FORWARDED}
     try:
         for number, handler in before.items():
             if handler is not signal.SIG_IGN:
                 signal.signal(number, hand_on)
-        yield children
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

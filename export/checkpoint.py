@@ -12,6 +12,9 @@ import numpy.typing as npt
 
 from export.dataset import DatasetError
 
+DAMAGED = (OSError, ValueError, EOFError, zipfile.BadZipFile)
+"""What NumPy raises for a file that is cut or another's."""
+
 
 def save(path: Path, models: Sequence[keras.Model], stage: int, epoch: int, spent_s: float) -> None:
     """Write every model's weights; models may share layers.
@@ -55,10 +58,11 @@ def read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
     if not path.is_file():
         return {}
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        # NumPy leaves a file open that it cannot read, if it has opened it.
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
             return dict(stored)
-    except (OSError, ValueError, zipfile.BadZipFile) as exc:
-        raise DatasetError(f"{path}: cannot be read: {exc}; remove it to start anew") from exc
+    except DAMAGED as exc:
+        raise DatasetError(f"{path}: cannot be read: {exc}; remove it, and it is made anew") from exc
 
 
 def restore(path: Path, models: Sequence[keras.Model]) -> tuple[int, int, float]:
@@ -73,10 +77,10 @@ def restore(path: Path, models: Sequence[keras.Model]) -> tuple[int, int, float]
     if not path.is_file():
         return 0, 0, 0.0
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
             for number, model in enumerate(models):
                 model.set_weights([stored[f"model{number}_{index}"] for index in range(len(model.weights))])
             return int(stored["stage"]), int(stored["epoch"]), float(stored["spent_s"])
-    except (OSError, ValueError, KeyError) as exc:
+    except (*DAMAGED, KeyError) as exc:
         reason = str(exc).rstrip(".")
         raise DatasetError(f"{path}: is not a checkpoint of this training: {reason}; remove it to start anew") from exc

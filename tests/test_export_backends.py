@@ -1,19 +1,24 @@
 """Trainings on another Keras backend than TensorFlow, which TensorFlow goes on with."""
 
+import argparse
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from tiny_parts import write_parts
 
 from export.__main__ import main
 from export.backend import VARIABLE, run_with_tensorflow
+from export.commands.train import add_arguments, child_words
 from export.dataset import read_dataset
 from export.fit_classify import fit
 from export.request import Request
@@ -26,12 +31,17 @@ needs_another = pytest.mark.skipif(OTHER is None, reason="no other Keras backend
 REFUSED = """
 import sys
 
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {"tensorflow", "ai_edge_litert"}:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+class Without:
+    def __init__(self, finder):
+        self.finder = finder
+        # Where modules are looked for by other means, the metadata of packages is.
+        self.find_distributions = getattr(finder, "find_distributions", lambda *_: iter(()))
 
-sys.meta_path.insert(0, Refuse())
+    def find_spec(self, name, path=None, target=None):
+        absent = name.split(".")[0] in {"tensorflow", "ai_edge_litert"}
+        return None if absent else self.finder.find_spec(name, path, target)
+
+sys.meta_path[:] = map(Without, sys.meta_path)
 """
 
 TRAIN = """
@@ -113,36 +123,76 @@ def test_a_backend_that_cannot_train_is_refused_in_a_line(tmp_path: Path, backen
 
 
 def test_the_child_s_exit_code_is_the_command_s(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert run_with_tensorflow(["data", str(tmp_path / "absent")]) == 1
+    assert run_with_tensorflow(["data", str(tmp_path / "absent")], print) == 1
     assert "is not a folder" in capfd.readouterr().err
     write_parts(tmp_path / "parts", {"good": 30, "hole": 30})
-    assert run_with_tensorflow(["data", str(tmp_path / "parts")]) == 0
+    assert run_with_tensorflow(["data", str(tmp_path / "parts")], print) == 0
     assert "task: classify" in capfd.readouterr().out
+
+
+def test_a_child_whose_parent_is_already_gone_ends_at_once(tmp_path: Path) -> None:
+    parts, out = write_parts(tmp_path / "parts", {"good": 30, "hole": 30}), tmp_path / "out"
+    command = [sys.executable, "-m", "export", "train", "--trained-on", "jax", str(parts), "--out", str(out)]
+    # The number of a process that is not this one's child's parent.
+    done = subprocess.run(
+        command, env=os.environ | {"STATION_EXPORT_PARENT": "1"}, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr == "station-export: interrupted\n"
+    assert not out.exists()
+
+
+def test_what_the_child_is_told_stands_before_the_user_s_words() -> None:
+    words = child_words(("--debug", "train", "--out", "result", "--", "train"), "torch")
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    parsed = parser.parse_args(words[2:])
+    assert (parsed.trained_on, parsed.out, parsed.folder) == ("torch", Path("result"), Path("train"))
+
+
+PARENT = """
+import signal, sys
+from export.backend import run_with_tensorflow
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.exit(run_with_tensorflow(sys.argv[1:], print))
+"""
+
+
+@contextmanager
+def in_the_child(folder: Path) -> Iterator["subprocess.Popen[str]"]:
+    """A process whose child, with TensorFlow, has begun to train."""
+    parts, out = write_parts(folder / "parts", {"good": 30, "hole": 30}), folder / "out"
+    command = [sys.executable, "-c", PARENT, "train", "--trained-on", "jax", str(parts), "--out", str(out), *OPTIONS]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        # What the first process has said is not said again.
+        assert next(parent.stdout).startswith("network: lite0")
+        yield parent
+    assert not list(out.glob("*.bundle"))
 
 
 @pytest.mark.training
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_who_stops_the_command_stops_its_child(tmp_path: Path, number: signal.Signals) -> None:
-    parts, out = write_parts(tmp_path / "parts", {"good": 30, "hole": 30}), tmp_path / "out"
-    program = """
-import signal, sys
-from export.backend import run_with_tensorflow
-signal.signal(signal.SIGINT, signal.default_int_handler)
-sys.exit(run_with_tensorflow(sys.argv[1:]))
-"""
-    command = ["train", str(parts), "--out", str(out), *OPTIONS, "--trained-on", "jax"]
-    with subprocess.Popen(
-        [sys.executable, "-c", program, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as parent:
-        assert parent.stdout is not None
-        # What the first process has said is not said again.
-        assert next(parent.stdout).startswith("network: lite0")
+    with in_the_child(tmp_path) as parent:
         parent.send_signal(number)
         # Both streams end when the child has ended, too.
         _, error = parent.communicate()
     assert error == "stopped; the same command goes on from here\nstation-export: interrupted\n"
     assert parent.returncode == (130 if number == signal.SIGINT else -signal.SIGKILL)
-    assert not list(out.glob("*.bundle"))
+
+
+@pytest.mark.training
+def test_a_child_that_is_killed_is_told(tmp_path: Path) -> None:
+    with in_the_child(tmp_path) as parent:
+        (child,) = psutil.Process(parent.pid).children()
+        child.kill()
+        told, _ = parent.communicate()
+    assert told.splitlines()[-1] == (
+        "the process with TensorFlow was ended by signal 9; that is how a lack of memory looks; the same command "
+        "goes on from here"
+    )
+    assert parent.returncode == 128 + signal.SIGKILL
 
 
 @needs_another

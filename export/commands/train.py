@@ -29,7 +29,7 @@ import io
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -351,7 +351,16 @@ def _carry_out(request: Request, task: Task, arguments: argparse.Namespace) -> i
         _say(f"\ntrained on {backend}; {_what_comes_after(request.out)}")
         return WITHOUT_BUNDLE
     request.say(f"trained on {backend}; going on with TensorFlow")
-    return run_with_tensorflow([*arguments.words, TRAINED_ON, backend])
+    return run_with_tensorflow(child_words(arguments.words, backend), _say)
+
+
+def child_words(words: Sequence[str], backend: str) -> list[str]:
+    """The command's words, as its child gets them.
+
+    What the child is told stands before all that the user gave after `train`: behind a `--` it would be a folder.
+    """
+    after = words.index("train") + 1
+    return [*words[:after], TRAINED_ON, backend, *words[after:]]
 
 
 def _train(request: Request, task: Task, folds: int | None) -> Path:
