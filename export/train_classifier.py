@@ -49,6 +49,7 @@ from export.efficientnet import INPUT_SCALE, INPUT_ZERO_POINT, STAGES
 from export.linear_head import Seen, fit_head, put_head
 from export.logistic import calibrated_loss
 from export.metrics import auroc, confusion_matrix, macro_f1
+from export.pace import EarlyStopping, StageClock, rate_at
 from export.pruning import inner_widths, prune
 from export.taps import TapStore
 from export.train_cnn import TrainingError
@@ -71,7 +72,6 @@ LEAST_BATCH = 4
 BATCH_AREA_PX = 16 * 512 * 512
 """Larger pictures come in smaller batches: with this area the gradients of the whole network take some 2 GB."""
 
-SAY_EVERY_S = 10.0
 CHECKPOINT = "checkpoint.npz"
 BEFORE = "before.npz"
 """The weights that a stage began with."""
@@ -537,8 +537,8 @@ class ClassifierTraining:
         )
         self._make_variables(stage)
         before = self._before(stage, number, path, resumed=bool(first_epoch or spent_s))
-        clock = _Clock(spent_s, stage.share * 60 * knobs.minutes if knobs.minutes else math.inf)
-        best = _Best(knobs.patience if self._validation else 0)
+        clock = StageClock(spent_s, stage.share * 60 * knobs.minutes if knobs.minutes else math.inf)
+        best = EarlyStopping(knobs.patience if self._validation else 0)
         epoch, loss = first_epoch, math.nan
         while epoch < stage.epochs and not clock.over and not best.settled:
             loss = self._run_epoch(stage, number, epoch, clock, f"{stage.name}, stage {number + 1} of {len(stages)}")
@@ -564,7 +564,7 @@ class ClassifierTraining:
         inputs, targets = stage.source([0], np.random.default_rng(0))
         stage.model.compute_loss(inputs, targets, stage.model(inputs, training=False))
 
-    def _run_epoch(self, stage: _Stage, number: int, epoch: int, clock: "_Clock", name: str) -> float:
+    def _run_epoch(self, stage: _Stage, number: int, epoch: int, clock: StageClock, name: str) -> float:
         """Returns the mean loss; ends early when the time is over."""
         losses = []
         batches = math.ceil(len(self._pictures) / self._batch)
@@ -572,7 +572,7 @@ class ClassifierTraining:
             done = max((epoch + step / batches) / stage.epochs, clock.share)
             if done >= 1:
                 break
-            stage.model.optimizer.learning_rate.assign(_rate(stage.rate, done))
+            stage.model.optimizer.learning_rate.assign(rate_at(stage.rate, done))
             loss = float(stage.model.train_on_batch(inputs, targets)[0])
             # Keras averages the loss since the last reset.
             stage.model.reset_metrics()
@@ -711,62 +711,6 @@ def _batch_of(pictures: Sequence[Pixels], preprocessing: Preprocessing, knobs: C
     return min(batch, len(pictures))
 
 
-class _Clock:
-    """Time that a stage has taken, over all of its runs."""
-
-    def __init__(self, spent_s: float, limit_s: float) -> None:
-        self._began = time.monotonic() - spent_s
-        self._said = time.monotonic()
-        self.limit_s = limit_s
-
-    @property
-    def spent_s(self) -> float:
-        return time.monotonic() - self._began
-
-    @property
-    def share(self) -> float:
-        return self.spent_s / self.limit_s
-
-    @property
-    def over(self) -> bool:
-        return self.spent_s >= self.limit_s
-
-    def due(self) -> bool:
-        """Whether it is time for another line."""
-        if time.monotonic() - self._said < SAY_EVERY_S:
-            return False
-        self._said = time.monotonic()
-        return True
-
-
-class _Best:
-    """Early stopping: the weights with the least validation loss."""
-
-    def __init__(self, patience: int) -> None:
-        self.patience = patience
-        self._waited = 0
-        self._least: tuple[float, list[Any]] | None = None
-
-    @property
-    def settled(self) -> bool:
-        return 0 < self.patience <= self._waited
-
-    def look(self, loss: float, model: keras.Model) -> None:
-        if self._least is None or loss < self._least[0]:
-            self._least, self._waited = (loss, model.get_weights()), 0
-        else:
-            self._waited += 1
-
-    def put_back(self, model: keras.Model) -> None:
-        if self._least is not None:
-            model.set_weights(self._least[1])
-
-
 def _is_late(name: str) -> bool:
     block = name.split("_", 1)[0].removeprefix("block")
     return not name.startswith("stem") and not (block.isdecimal() and int(block) < FROZEN_BLOCKS)
-
-
-def _rate(peak: float, done: float) -> float:
-    """Rises over the first tenth, then falls to a hundredth along a cosine."""
-    return peak * min(1.0, done / 0.1 + 0.02) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
