@@ -1,5 +1,6 @@
 """What `station-export data` and `train` say and refuse before anything is trained."""
 
+import fcntl
 import io
 import json
 import os
@@ -18,6 +19,7 @@ from export.choice import choose
 from export.commands import train
 from export.cross_validation import cross_validate, fit_folds
 from export.dataset import read_dataset
+from export.folder_lock import alone_in
 from export.request import Request
 from export.samples import DatasetError
 from export.teller import Teller
@@ -66,6 +68,28 @@ def boxes(folder: Path) -> Path:
     for index in range(8):
         (folder / f"{index}.txt").write_text("0 0.5 0.5 0.5 0.5\n", encoding="utf-8")
     return folder
+
+
+def test_two_commands_do_not_work_in_one_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    command = ["train", str(boxes(tmp_path / "data")), "--out", str(out), "--task", "detect", "--steps", "1"]
+    # As another process would hold it.
+    out.mkdir()
+    held = os.open(out, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert main(command) == 1
+    finally:
+        os.close(held)
+    assert f"{out}: another command is at work in it" in capsys.readouterr().err
+    assert not list(out.iterdir())
+    with alone_in(out):
+        pass
+    # Left, it is free again, also after a fault.
+    with pytest.raises(ZeroDivisionError), alone_in(out):
+        raise ZeroDivisionError
+    with alone_in(out):
+        pass
 
 
 def test_data_tells_what_stands_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

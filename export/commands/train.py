@@ -30,6 +30,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ from export.choice import TASKS, Task, choose
 from export.cross_validation import cross_validate, fit_folds
 from export.dataset import read_dataset
 from export.evaluation import FIGURE_NAMES
+from export.folder_lock import alone_in
 from export.option_types import count_from, not_negative, positive, share, share_up_to
 from export.process_arguments import PROCESS_TASKS, add_training_arguments
 from export.progress import ProgressLine
@@ -316,9 +318,11 @@ def run(arguments: argparse.Namespace) -> int:
         say=tell,
     )
     try:
-        _settle_split(out, dataset)
-        _refuse_others(arguments, out)
-        return _carry_out(request, choice.task, arguments)
+        # For its child, the process that has trained holds the folder.
+        with alone_in(out) if arguments.trained_on is None else nullcontext():
+            _settle_split(out, dataset)
+            _refuse_others(arguments, out)
+            return _carry_out(request, choice.task, arguments)
     except KeyboardInterrupt:
         tell.close()
         sys.stderr.write("stopped; the same command goes on from here\n")
