@@ -281,7 +281,7 @@ def choose_for(scored: Sequence[Scored], task: Task, manifest: Manifest, rule: R
         rule = Costs() if defective.any() else MaxFalseReject(GOOD_ONLY_RATE)
     floor = score_floor(manifest)
     scores = np.array([picture_score(item, floor) for item in scored], np.float64)
-    return choose(scores, defective, rule, floor)
+    return choose(scores, defective, rule, floor, parts=[item.sample.group for item in scored])
 
 
 def picture_score(item: Scored, floor: float) -> float:

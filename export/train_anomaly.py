@@ -136,6 +136,23 @@ def with_distance(trained: TrainedClassifier, pictures: Sequence[Pixels], seed: 
     return TrainedAnomaly(network, trained.preprocessing, trained.to_real)
 
 
+def with_drawn(pictures: Sequence[Pixels], seed: int) -> list[Pixels]:
+    """Every second one of some pictures of good parts with drawn defects, for the ranges of a quantized model.
+
+    Ranges that good parts alone set cut off just that by which a defect differs from them: over two folds of
+    MagneticTile int8 moves the logit of a defect's score by .7 more than float has it, and by .1 with these.
+
+    Args:
+        pictures: with as many channels.
+        seed: of the defects.
+    """
+    rng = np.random.default_rng((seed, 31))
+    return [
+        draw_defects(pixels, pictures[int(rng.integers(len(pictures)))], rng)[0] if number % 2 else pixels
+        for number, pixels in enumerate(pictures)
+    ]
+
+
 def fit_scale(
     outputs: Sequence[tuple[Grid, Grid]],
     placements: Sequence[Any],

@@ -1,5 +1,7 @@
 """Thresholds in counts: what each place for a threshold does, which one a rule takes, and what a set cannot support."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -60,6 +62,47 @@ def test_no_threshold_is_cheaper_than_the_chosen_one(parts: list[tuple[bool, int
         assert choice.counts.false_reject_rate <= rule.rate
     if isinstance(rule, MaxMiss):
         assert choice.counts.miss_rate <= rule.rate
+
+
+@settings(deadline=None, max_examples=60)
+@given(PARTS, st.sampled_from([1.0, 20.0]), st.integers(1, 6))
+def test_a_steady_choice_is_hardly_dearer_than_the_cheapest(
+    parts: list[tuple[bool, int]], miss: float, of_a_kind: int
+) -> None:
+    scores, defective = arrays(parts)
+    if defective.all() or not defective.any():
+        return
+    rule = Costs(1.0, miss)
+    names = [f"{bad}{number // of_a_kind}" for number, bad in enumerate(defective.tolist())]
+    steady = choose(scores, defective, rule, parts=names)
+    assert count_parts(defective, scores >= steady.threshold) == steady.counts
+    exact = choose(scores, defective, rule).counts
+    pairs = (1.0, exact.false_reject_rate, ~defective), (miss, exact.miss_rate, defective)
+    variance = sum(
+        (cost / 2) ** 2 * rate * (1 - rate) / len({names[index] for index in np.flatnonzero(chosen)})
+        for cost, rate, chosen in pairs
+    )
+    assert rule.cost(steady.counts)[0] <= rule.cost(exact)[0] + variance**0.5 + 1e-9
+    if rule.cost(exact) == (0.0,):
+        assert steady.counts == exact
+
+
+def test_a_steady_choice_costs_less_on_other_parts() -> None:
+    rng = np.random.default_rng(8)
+    exact: list[float] = []
+    steady: list[float] = []
+    for _ in range(200):
+        defective = np.arange(60) >= 45
+        logits = rng.normal(0, 1, 60) + 1.5 * defective
+        scores = 1 / (1 + np.exp(-logits))
+        names = [str(index) for index in range(60)]
+        for costs, parts in ((exact, None), (steady, names)):
+            found = np.log(1 / (1 / choose(scores, defective, Costs(), parts=parts).threshold - 1))
+            # Of all parts that there could be, with the distributions that these were drawn from.
+            false_rejects, misses = 0.5 * math.erfc(found / 2**0.5), 0.5 * math.erfc((1.5 - found) / 2**0.5)
+            costs.append((false_rejects + misses) / 2)
+    least = 0.5 * math.erfc(0.75 / 2**0.5)
+    assert np.mean(steady) - least < 0.7 * (np.mean(exact) - least)
 
 
 def test_a_choice_is_told_in_counts() -> None:

@@ -15,6 +15,7 @@ from export.train_anomaly import (
     fit_scale,
     mean_bank,
     with_distance,
+    with_drawn,
 )
 from export.train_classifier import load_pictures
 from export.whole_pictures import draw_calibration, picture_layers, quantize_pictures
@@ -37,8 +38,9 @@ def train(request: Request) -> Path:
     request.say("fitting the distribution of good patches")
     trained = with_distance(fitted.trained, [item.pixels for item in good], knobs.seed)
     names, calibration = draw_calibration(request, fitted.samples, knobs.channels)
+    ranges = with_drawn(calibration, knobs.seed)
     quantized = quantize_pictures(
-        trained.network, calibration, trained.preprocessing, OUTPUT_NAMES["anomaly"], trained.to_real, request.say
+        trained.network, ranges, trained.preprocessing, OUTPUT_NAMES["anomaly"], trained.to_real, request.say
     )
     draft = Draft(
         name=request.name,
@@ -72,7 +74,7 @@ def train(request: Request) -> Path:
         exact=FloatAnomaly(trained, decoding, bank),
         quality=quality_limits(calibration),
         layers=lambda: picture_layers(
-            trained.network, quantized, calibration, trained.preprocessing, OUTPUT_NAMES["anomaly"]
+            trained.network, quantized, ranges, trained.preprocessing, OUTPUT_NAMES["anomaly"]
         ),
         configuration=asdict(knobs),
     )
