@@ -11,6 +11,7 @@ from test_station import embedded, folder_camera, has_verdicts, verdicts
 from tiny_parts import draw_part, write_parts
 
 from export.__main__ import main
+from export.train_anomaly import with_drawn
 from station.adapters.litert_model import load_model
 from station.errors import BundleError
 from station.manifest import Manifest, read_bundle
@@ -179,6 +180,17 @@ def test_a_plain_network_and_one_without_a_good_class(folder: Path) -> None:
     assert list(others) == ["plain-a"]
     assert {"accuracy", "macro_f1", "minutes"} <= set(others["plain-a"])
     assert '<section id="others">' in (out / "report.html").read_text(encoding="utf-8")
+
+
+def test_ranges_of_an_anomaly_model_are_set_by_drawn_defects_too() -> None:
+    pictures = [draw_part(np.random.default_rng(number), "good")[0] for number in range(9)]
+    shown = with_drawn(pictures, seed=3)
+    assert [np.array_equal(one, other) for one, other in zip(shown, pictures, strict=True)] == 4 * [True, False] + [
+        True
+    ]
+    assert all(one.dtype == np.uint8 and one.shape == pictures[0].shape for one in shown)
+    again = with_drawn(pictures, seed=3)
+    assert all(np.array_equal(one, other) for one, other in zip(shown, again, strict=True))
 
 
 def test_good_parts_alone_make_an_anomaly_model(folder: Path) -> None:
