@@ -24,7 +24,7 @@ from station.manifest import Preprocessing
 from station.messages import Pixels
 from station.preprocess import input_size, write_input
 
-MEASURED_PICTURES = 48
+ROUNDING_PICTURES = 48
 """So many of the calibration set, which is drawn in turn from all classes, say how the weights are rounded."""
 
 
@@ -84,12 +84,12 @@ def quantize_pictures(
         for tensor in (ramp, *(_whole(picture, middle, shape, preprocessing) for picture in pictures)):
             yield "serving_default", {INPUT_NAMES[0]: real(tensor)}
 
-    measured = [real(_whole(picture, middle, shape, preprocessing)) for picture in pictures[:MEASURED_PICTURES]]
+    measured = [real(_whole(picture, middle, shape, preprocessing)) for picture in pictures]
     say("quantizing, 1 of 3: ranges of the features")
     spread = rebase(network, measured)
     say("quantizing, 2 of 3: rounding the weights")
     with lent(network, spread):
-        rounded = round_weights(network, measured)
+        rounded = round_weights(network, measured[:ROUNDING_PICTURES])
     say(f"quantizing, 3 of 3: converting, calibrated on {len(pictures)} pictures")
     with lent(network, rounded):
         model = convert(serving, representative)
