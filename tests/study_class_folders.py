@@ -132,7 +132,8 @@ def classical(out: Path) -> dict[str, Any]:
             for split in ("test", "validation")
         )
         bad = truth == 1
-        threshold = choose(held_out, parts["validation"][1] == 1, Costs()).threshold
+        _, classes, groups = parts["validation"]
+        threshold = choose(held_out, classes == 1, Costs(), parts=groups).threshold
         counts = count_parts(bad, scores >= threshold)
         figures["ap"] = average_precision(bad, machine.scores(features))
         figures |= {"bad_missed": counts.missed, "bad": counts.bad}
