@@ -1,6 +1,6 @@
 """Whole pictures as a classifier sees them in training: mirrored, turned, scaled, lit and blurred, masks alike."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -9,6 +9,12 @@ import numpy.typing as npt
 from station.messages import Pixels
 
 Mask = npt.NDArray[np.bool_]
+
+KEPT_SHARE = 0.5
+"""Of a defect's area, that a view must show: what is called a break and shows none teaches that anything is one."""
+
+TRIES = 8
+"""At a view that shows so much of the defect, before the picture is only mirrored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +46,7 @@ class ViewKnobs:
 def random_view(
     pixels: Pixels, mask: Mask | None, size: tuple[int, int], knobs: ViewKnobs, rng: np.random.Generator
 ) -> tuple[Pixels, Mask | None]:
-    """One view of a picture, resampled once.
+    """One view of a picture, resampled once, that shows the better part of its defect.
 
     Args:
         pixels: `[height, width]` or `[height, width, 3]`.
@@ -50,9 +56,25 @@ def random_view(
         rng: source of randomness.
 
     Returns:
-        The view and its mask; what comes in over the edge mirrors the inside, and is no defect in the mask.
+        The view and its mask; what comes in over the edge mirrors the inside, defects and their mask alike.
     """
-    height, width = pixels.shape[:2]
+    for attempt in range(TRIES + 1):
+        tried = knobs if attempt < TRIES else replace(knobs, turn_degrees=0.0, zoom=0.0, stretch=0.0, shift=0.0)
+        backwards = _placing(pixels.shape[:2], size, tried, rng)
+        seen = None if mask is None else _taken(mask.astype(np.uint8), backwards, size, cv2.INTER_NEAREST) > 0
+        if mask is None or seen is None:
+            break
+        if seen.sum() * abs(np.linalg.det(backwards[:, :2])) >= KEPT_SHARE * mask.sum():
+            break
+    view = _taken(pixels, backwards, size, cv2.INTER_LINEAR)
+    return _relight(np.asarray(view, np.uint8), knobs, rng), seen
+
+
+def _placing(
+    shape: tuple[int, ...], size: tuple[int, int], knobs: ViewKnobs, rng: np.random.Generator
+) -> npt.NDArray[np.float64]:
+    """From the view's pixels to the picture's, `[2, 3]`."""
+    height, width = shape
     rows, columns = size
     flip_x, flip_y = (rng.random(2) < 0.5) & knobs.mirror  # noqa: PLR2004
     zoom = np.exp(rng.uniform(-knobs.zoom, knobs.zoom))
@@ -65,14 +87,15 @@ def random_view(
     linear = np.diag([-1.0 if flip_x else 1.0, -1.0 if flip_y else 1.0]) @ turn @ fit
     centre = np.array([width - 1, height - 1]) / 2 + shift * [width, height]
     offset = centre - linear @ (np.array([columns - 1, rows - 1]) / 2)
-    backwards = np.column_stack([linear, offset])
-    way = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    view = cv2.warpAffine(pixels, backwards, (columns, rows), flags=way, borderMode=cv2.BORDER_REFLECT_101)
-    seen = None
-    if mask is not None:
-        way = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
-        seen = cv2.warpAffine(mask.astype(np.uint8), backwards, (columns, rows), flags=way) > 0
-    return _relight(np.asarray(view, np.uint8), knobs, rng), seen
+    return np.asarray(np.column_stack([linear, offset]), np.float64)
+
+
+def _taken(
+    pixels: Pixels, backwards: npt.NDArray[np.float64], size: tuple[int, int], interpolation: int
+) -> npt.NDArray[np.uint8]:
+    way = interpolation | cv2.WARP_INVERSE_MAP
+    view = cv2.warpAffine(pixels, backwards, size[::-1], flags=way, borderMode=cv2.BORDER_REFLECT_101)
+    return np.asarray(view, np.uint8)
 
 
 def _relight(pixels: Pixels, knobs: ViewKnobs, rng: np.random.Generator) -> Pixels:
