@@ -76,7 +76,7 @@ def missing_for_conversion() -> list[str]:
     return [package for module, package in CONVERSION.items() if not _is_installed(module)]
 
 
-def run_with_tensorflow(words: Sequence[str], say: Callable[[str], None]) -> int:
+def run_with_tensorflow(words: Sequence[str], say: Callable[[str], None], kept: Sequence[int] = ()) -> int:
     """Run `station-export` with these arguments in a child process, on the backend tensorflow; returns its exit code.
 
     Who stops this process stops the child: signals are handed on; see also `end_with_parent`. A Ctrl-C at the terminal
@@ -85,12 +85,14 @@ def run_with_tensorflow(words: Sequence[str], say: Callable[[str], None]) -> int
     Args:
         words: the arguments.
         say: takes a line where the child could not say what has happened to it.
+        kept: descriptors that the child keeps open: a lock on the folder lasts until both have ended.
     """
     # A signal before the handlers are there ends this process, and the child with it.
     child = subprocess.Popen(
         [sys.executable, "-m", "export", *words],
         env=os.environ | {VARIABLE: TENSORFLOW, PARENT: str(os.getpid())},
         start_new_session=True,
+        pass_fds=kept,
     )
     with _handed_on(child):
         code = child.wait()

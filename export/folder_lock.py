@@ -1,4 +1,4 @@
-"""One command at a time in a folder: two would take turns in overwriting each other's checkpoint."""
+"""One training at a time in a folder: two would take turns in overwriting each other's checkpoint."""
 
 import fcntl
 import os
@@ -10,27 +10,29 @@ from export.samples import DatasetError
 
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Make a folder and keep other commands out of it until this one has left, in whatever way it ends.
+def alone_in(folder: Path) -> Iterator[int]:
+    """Make a folder and keep other trainings out of it until this one has left, in whatever way it ends.
 
     The folder itself is locked: no file is left behind. A file system that knows no locks, as some network ones, takes
     several.
 
+    Yields:
+        The descriptor that holds the lock: a program that is started with it holds the folder as well.
+
     Raises:
-        DatasetError: another command is at work in it.
+        DatasetError: another training is at work in it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    # Children of this process do not inherit it, so that one that outlives it does not hold the folder.
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as exc:
             raise DatasetError(
-                f"{folder}: another command is at work in it; wait until it has ended, or give another folder for --out"
+                f"{folder}: another training is at work in it; wait until it has ended, or give another for --out"
             ) from exc
         except OSError:
             pass
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)

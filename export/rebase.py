@@ -98,23 +98,25 @@ def _rebase(network: keras.Model, pictures: Sequence[npt.NDArray[np.float32]]) -
             _turn_in(consumer, np.asarray(np.linalg.inv(basis), np.float64))
 
 
-def _look(taps: keras.Model, cut: int, pictures: Sequence[npt.NDArray[np.float32]]) -> tuple[list[Array], list[Array]]:
-    """The largest value of each channel of the first tensors, so many as are cut, and samples of all others.
+def _look(
+    taps: keras.Model, relus: int, pictures: Sequence[npt.NDArray[np.float32]]
+) -> tuple[list[Array], list[Array]]:
+    """The largest value of each channel of the first outputs, those of the ReLUs, and samples of all others.
 
     Samples are `[positions, channels]`.
     """
     rng = np.random.default_rng(0)
-    drawn: list[list[npt.NDArray[np.float32]]] = [[] for _ in taps.outputs[cut:]]
-    largest = [np.zeros(tensor.shape[-1]) for tensor in taps.outputs[:cut]]
+    drawn: list[list[npt.NDArray[np.float32]]] = [[] for _ in taps.outputs[relus:]]
+    largest = [np.zeros(tensor.shape[-1]) for tensor in taps.outputs[:relus]]
     for picture in pictures:
         found = taps.predict_on_batch(picture)
         flat = [
             np.asarray(tensor, np.float32).reshape(-1, tensor.shape[-1])
             for tensor in (found if isinstance(found, list) else [found])
         ]
-        for number, cells in enumerate(flat[:cut]):
+        for number, cells in enumerate(flat[:relus]):
             largest[number] = np.maximum(largest[number], cells.max(axis=0))
-        for kept, cells in zip(drawn, flat[cut:], strict=True):
+        for kept, cells in zip(drawn, flat[relus:], strict=True):
             kept.append(cells[rng.permutation(len(cells))[:SAMPLES]])
     return largest, [np.concatenate(kept).astype(np.float64) for kept in drawn]
 

@@ -137,7 +137,7 @@ def with_distance(trained: TrainedClassifier, pictures: Sequence[Pixels], seed: 
 
 
 def with_drawn(pictures: Sequence[Pixels], seed: int) -> list[Pixels]:
-    """Every second one of some pictures of good parts with drawn defects, for the ranges of a quantized model.
+    """Every second one of some pictures of good parts with drawn defects, for the quantization of a model.
 
     Ranges that good parts alone set cut off just that by which a defect differs from them: on the third fold of
     MagneticTile int8 told the logit of a defect's score .69 too low (standard deviation .87), with these .09 (.15).

@@ -90,6 +90,8 @@ def quantize_pictures(
     say("quantizing, 2 of 3: rounding the weights")
     with lent(network, spread):
         rounded = round_weights(network, measured[:ROUNDING_PICTURES])
+    # The converter makes its own, and needs the room.
+    del measured
     say(f"quantizing, 3 of 3: converting, calibrated on {len(pictures)} pictures")
     with lent(network, rounded):
         model = convert(serving, representative)

@@ -87,6 +87,36 @@ def test_a_steady_choice_is_hardly_dearer_than_the_cheapest(
         assert steady.counts == exact
 
 
+def test_a_steady_choice_makes_no_mistake_where_none_is_needed() -> None:
+    # What is smoothed alone would reject all good ones, for the one bad part near them.
+    scores = np.array([*np.linspace(0.05, 0.3, 30), 0.33, 0.99, 0.999])
+    defective = np.arange(33) >= 30
+    names = [str(index) for index in range(33)]
+    assert choose(scores, defective, Costs(1, 20), parts=names).counts == Counts(0, 30, 0, 3)
+
+
+def test_a_steady_choice_counts_parts() -> None:
+    rng = np.random.default_rng(2)
+    defective = np.arange(400) >= 300
+    scores = 1 / (1 + np.exp(-rng.normal(0, 1, 400) - 1.5 * defective))
+    each = choose(scores, defective, Costs(), parts=[str(index) for index in range(400)])
+    few = choose(scores, defective, Costs(), parts=[f"{bad}{index % 4}" for index, bad in enumerate(defective)])
+    assert each.threshold != few.threshold
+    exact = choose(scores, defective, Costs())
+    assert each.text.endswith(
+        f"on smoothed scores (on these alone, {exact.threshold:g} is the cheapest: {exact.counts})"
+    )
+
+
+def test_a_steady_choice_takes_tens_of_thousands() -> None:
+    rng = np.random.default_rng(3)
+    defective = np.arange(50_000) >= 40_000
+    scores = 1 / (1 + np.exp(-rng.normal(0, 1, 50_000) - 3 * defective))
+    found = choose(scores, defective, Costs(), parts=[f"{index % 40}" for index in range(50_000)])
+    # Where the two distributions cross.
+    assert abs(np.log(1 / (1 / found.threshold - 1)) - 1.5) < 0.1
+
+
 def test_a_steady_choice_costs_less_on_other_parts() -> None:
     rng = np.random.default_rng(8)
     exact: list[float] = []

@@ -4,6 +4,7 @@ import fcntl
 import io
 import json
 import os
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -81,10 +82,16 @@ def test_two_commands_do_not_work_in_one_folder(tmp_path: Path, capsys: pytest.C
         assert main(command) == 1
     finally:
         os.close(held)
-    assert f"{out}: another command is at work in it" in capsys.readouterr().err
+    assert f"{out}: another training is at work in it" in capsys.readouterr().err
     assert not list(out.iterdir())
-    with alone_in(out):
+    with alone_in(out), pytest.raises(DatasetError, match="another training"), alone_in(out):
         pass
+    # A program that was given the lock holds it when this one has left.
+    with alone_in(out) as lock:
+        child = subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=[lock])
+    with pytest.raises(DatasetError, match="another training"), alone_in(out):
+        pass
+    child.communicate()
     # Left, it is free again, also after a fault.
     with pytest.raises(ZeroDivisionError), alone_in(out):
         raise ZeroDivisionError

@@ -319,10 +319,10 @@ def run(arguments: argparse.Namespace) -> int:
     )
     try:
         # For its child, the process that has trained holds the folder.
-        with alone_in(out) if arguments.trained_on is None else nullcontext():
+        with alone_in(out) if arguments.trained_on is None else nullcontext() as lock:
             _settle_split(out, dataset)
             _refuse_others(arguments, out)
-            return _carry_out(request, choice.task, arguments)
+            return _carry_out(request, choice.task, arguments, lock)
     except KeyboardInterrupt:
         tell.close()
         sys.stderr.write("stopped; the same command goes on from here\n")
@@ -335,7 +335,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise
 
 
-def _carry_out(request: Request, task: Task, arguments: argparse.Namespace) -> int:
+def _carry_out(request: Request, task: Task, arguments: argparse.Namespace, lock: int | None) -> int:
     """All of it on TensorFlow; on another backend the first part, and TensorFlow's in a process of its own."""
     with without_chatter():
         backend = training_backend()
@@ -355,7 +355,7 @@ def _carry_out(request: Request, task: Task, arguments: argparse.Namespace) -> i
         _say(f"\ntrained on {backend}; {_what_comes_after(request.out)}")
         return WITHOUT_BUNDLE
     request.say(f"trained on {backend}; going on with TensorFlow")
-    return run_with_tensorflow(child_words(arguments.words, backend), _say)
+    return run_with_tensorflow(child_words(arguments.words, backend), _say, () if lock is None else (lock,))
 
 
 def child_words(words: Sequence[str], backend: str) -> list[str]:
