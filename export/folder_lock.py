@@ -20,9 +20,13 @@ def alone_in(folder: Path) -> Iterator[int]:
         The descriptor that holds the lock: a program that is started with it holds the folder as well.
 
     Raises:
-        DatasetError: another training is at work in it.
+        DatasetError: another training is at work in it, or something else has its name.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as exc:
+        # A file, a link that leads nowhere, or a path through a file.
+        raise DatasetError(f"{folder}: is not a folder and cannot be made one; give another for --out") from exc
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         try:

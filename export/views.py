@@ -61,9 +61,10 @@ def random_view(
     for attempt in range(TRIES + 1):
         tried = knobs if attempt < TRIES else replace(knobs, turn_degrees=0.0, zoom=0.0, stretch=0.0, shift=0.0)
         backwards = _placing(pixels.shape[:2], size, tried, rng)
-        seen = None if mask is None else _taken(mask.astype(np.uint8), backwards, size, cv2.INTER_NEAREST) > 0
-        if mask is None or seen is None:
+        if mask is None:
+            seen = None
             break
+        seen = _taken(mask.astype(np.uint8), backwards, size, cv2.INTER_NEAREST) > 0
         if seen.sum() * abs(np.linalg.det(backwards[:, :2])) >= KEPT_SHARE * mask.sum():
             break
     view = _taken(pixels, backwards, size, cv2.INTER_LINEAR)

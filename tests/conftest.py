@@ -1,4 +1,4 @@
-"""What every test is held to: no thread, no child process left behind, and no skip that nobody expected."""
+"""What every test is held to: no thread, no child process left behind, no unexpected skip, no limit of time a case."""
 
 import os
 import threading
@@ -7,12 +7,17 @@ from pathlib import Path
 
 import psutil
 import pytest
+from hypothesis import HealthCheck, settings
 
 PUBLIC_DATA = Path(os.environ.get("PUBLIC_DATA", Path(__file__).parents[2] / "shared" / "data"))
 """Public data sets for measuring; never part of the project."""
 
 SKIPS_EXPECTED = ("public data is not here", "a power cut needs", "node is not installed", "no other Keras backend")
 """Beginnings of the reasons that `--no-unexpected-skips` accepts."""
+
+# How long a case takes says how busy the machine is, not whether the code is right.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

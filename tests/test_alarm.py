@@ -284,4 +284,4 @@ class AlarmLife(RuleBasedStateMachine):
 
 
 TestAlarmLife = AlarmLife.TestCase
-TestAlarmLife.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestAlarmLife.settings = settings(max_examples=60, stateful_step_count=40)

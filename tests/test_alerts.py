@@ -197,7 +197,7 @@ SMALL: dict[str, Any] = {
 }
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(steps)
 def test_raised_and_cleared_alternate_and_nothing_is_left_hanging(run: list[tuple[Any, Any, Any]]) -> None:
     now_s, epoch, sent = 0.0, 1, list[Alert]()

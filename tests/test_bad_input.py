@@ -40,7 +40,6 @@ pytestmark = pytest.mark.timeout(3600 if LONG else 300)
 def examples(short: int) -> settings:
     return settings(
         max_examples=10_000 if LONG else short,
-        deadline=None,
         suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
     )
 

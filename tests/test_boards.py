@@ -50,7 +50,7 @@ def hole_count(copper: NDArray[np.bool_]) -> int:
     return int((stats[1:, cv2.CC_STAT_AREA] >= 4).sum())
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(first=st.integers(0, 4 * PITCH_LINES), cuts=st.lists(st.integers(1, 90), min_size=1, max_size=8))
 def test_any_slicing_gives_the_same_pixels(first: int, cuts: list[int]) -> None:
     web = _shared()
@@ -88,7 +88,7 @@ def test_the_order_of_questions_does_not_matter(web: Web) -> None:
 
 
 @given(cut=st.integers(0, 6 * PITCH_LINES))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_each_defect_belongs_to_one_range_of_lines(cut: int) -> None:
     end = 6 * PITCH_LINES
     web = _shared()

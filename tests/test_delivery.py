@@ -291,4 +291,4 @@ class AnyOrderOfEvents(RuleBasedStateMachine):
 
 
 TestAnyOrderOfEvents = AnyOrderOfEvents.TestCase
-TestAnyOrderOfEvents.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+TestAnyOrderOfEvents.settings = settings(max_examples=100, stateful_step_count=30)

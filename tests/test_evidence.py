@@ -541,7 +541,7 @@ EVENTS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(EVENTS)
 def test_every_reference_leads_to_a_picture_a_mark_or_a_deletion(
     events: list[tuple[Outcome, str, int, bool] | int],

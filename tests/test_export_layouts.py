@@ -344,7 +344,7 @@ def test_a_broken_xml_file_is_named(tmp_path: Path, text: str, expected: str) ->
         read_dataset(tmp_path)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.binary(max_size=200) | st.text(max_size=200).map(lambda text: f"<annotation>{text}".encode()))
 def test_no_bytes_break_the_xml_reader(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "x.xml"
@@ -406,7 +406,7 @@ def test_yolo_beside_the_pictures(tmp_path: Path) -> None:
     ),
     st.sampled_from(["flow", "block", "numbered"]),
 )
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 def test_names_survive_yaml(tmp_path: Path, written: list[str], form: str) -> None:
     quoted = [f'"{name}"' for name in written]
     text = {
@@ -421,7 +421,7 @@ def test_names_survive_yaml(tmp_path: Path, written: list[str], form: str) -> No
     assert described.places == {"train": ("images",)}
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=80)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=80)
 @given(text=st.text(max_size=60) | st.lists(st.floats().map(str), max_size=8).map(" ".join))
 def test_no_text_breaks_the_label_reader(tmp_path: Path, text: str) -> None:
     path = tmp_path / "x.txt"

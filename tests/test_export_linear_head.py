@@ -18,7 +18,7 @@ PLAIN = Statistics(
 Place = tuple[int, int]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 5), st.integers(1, 8), st.sampled_from([0.01, 0.1, 1.0]))
 def test_no_small_step_from_the_fit_is_better(seed: int, classes: int, width: int, penalty: float) -> None:
     rng = np.random.default_rng(seed)

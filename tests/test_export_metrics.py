@@ -31,7 +31,7 @@ def arrays(ranking: list[tuple[bool, int]]) -> tuple[np.ndarray, np.ndarray]:
     return np.array([hit for hit, _ in ranking], np.bool_), np.array([score / 6 for _, score in ranking], np.float64)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(RANKING)
 def test_auroc_is_the_share_of_pairs_in_the_right_order(ranking: list[tuple[bool, int]]) -> None:
     good = [score for hit, score in ranking if not hit]
@@ -44,7 +44,7 @@ def test_auroc_is_the_share_of_pairs_in_the_right_order(ranking: list[tuple[bool
     assert value == pytest.approx(sum(pairs) / len(pairs))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(RANKING, st.integers(0, 4))
 def test_average_precision_counts_every_threshold(ranking: list[tuple[bool, int]], never_found: int) -> None:
     truths = sum(hit for hit, _ in ranking) + never_found
@@ -61,7 +61,7 @@ def test_average_precision_counts_every_threshold(ranking: list[tuple[bool, int]
     assert value == pytest.approx(expected)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(RANKING, st.randoms())
 def test_the_order_of_the_pictures_changes_nothing(ranking: list[tuple[bool, int]], random: object) -> None:
     mixed = list(ranking)
@@ -70,7 +70,7 @@ def test_the_order_of_the_pictures_changes_nothing(ranking: list[tuple[bool, int
     assert average_precision(*arrays(ranking)) == average_precision(*arrays(mixed))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(RANKING)
 def test_each_point_of_a_curve_is_a_count_at_its_threshold(ranking: list[tuple[bool, int]]) -> None:
     positive, scores = arrays(ranking)
@@ -88,7 +88,7 @@ def test_each_point_of_a_curve_is_a_count_at_its_threshold(ranking: list[tuple[b
             assert y == pytest.approx((called & positive).sum() / called.sum())
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), max_size=40))
 def test_a_confusion_matrix_and_its_shares_by_brute_force(pairs: list[tuple[int, int]]) -> None:
     truth, predicted = (np.array([pair[side] for pair in pairs], np.int64) for side in (0, 1))
@@ -107,7 +107,7 @@ def test_a_confusion_matrix_and_its_shares_by_brute_force(pairs: list[tuple[int,
     assert macro_f1(matrix) == pytest.approx(np.mean(occurring) if occurring else 0)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(1, 60), st.integers(1, 60), st.floats(0.001, 0.999))
 def test_the_beta_distribution_is_the_tail_of_a_binomial(a: int, b: int, x: float) -> None:
     n = a + b - 1
@@ -127,7 +127,7 @@ def test_intervals_in_closed_form() -> None:
     assert (large.low, large.high) == pytest.approx((0.4969, 0.5031), abs=1e-4)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(0, 30), st.integers(1, 300))
 def test_an_interval_holds_its_share_and_its_ends_are_exact(hits: int, total: int) -> None:
     hits = min(hits, total)

@@ -32,7 +32,7 @@ ALL = inner_widths(0.0, FROZEN_BLOCKS)
 HALF = inner_widths(0.5, FROZEN_BLOCKS)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.floats(0.0, 0.99), st.integers(0, sum(stage.blocks for stage in STAGES)))
 def test_widths_obey_the_share_and_are_multiples_of_eight(share: float, first: int) -> None:
     widths = inner_widths(share, first)

@@ -28,7 +28,7 @@ def faint_pictures(count: int, seed: int = 5) -> list[Any]:
     ]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 30), st.sampled_from([0.0, 5.0, 20.0]))
 def test_rounded_kernels_lose_less_than_nearest_steps(seed: int, inputs: int, brightness: float) -> None:
     from export.rounding import STEPS, round_kernel  # noqa: PLC0415

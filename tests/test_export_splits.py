@@ -37,7 +37,7 @@ GROUPED = st.lists(
 
 
 @given(GROUPED, st.integers(0, 5))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_drawn_splits_keep_groups_together(samples: list[Sample], seed: int) -> None:
     splits = draw_splits(samples, seed, SHARES)
     assert set(splits) == {item.name for item in samples}
@@ -51,7 +51,7 @@ def test_drawn_splits_keep_groups_together(samples: list[Sample], seed: int) -> 
 
 
 @given(st.lists(st.integers(3, 40), min_size=1, max_size=4), st.integers(0, 3))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_shares_hold_for_each_class(counts: list[int], seed: int) -> None:
     labels = [label for label, count in enumerate(counts) for _ in range(count)]
     samples = [sample(number, label, str(number)) for number, label in enumerate(labels)]
@@ -64,7 +64,7 @@ def test_shares_hold_for_each_class(counts: list[int], seed: int) -> None:
 
 
 @given(GROUPED, st.integers(2, 5), st.integers(0, 3))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_folds_test_everything_once(samples: list[Sample], count: int, seed: int) -> None:
     groups = {item.group for item in samples}
     if len(groups) < count:
@@ -155,7 +155,7 @@ def test_a_bare_name_must_be_unique(folder: Path) -> None:
         read_dataset(folder)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=st.text(max_size=80) | st.text(st.sampled_from('file,groupab.png0123\n"; '), max_size=80))
 def test_no_text_breaks_the_table(tmp_path: Path, text: str) -> None:
     path = tmp_path / "groups.csv"

@@ -321,7 +321,7 @@ def put_at(change: Floats, mask: Mask, seed: int, strength: float) -> tuple[Mark
 
 
 @given(st.integers(0, 2**16), st.integers(0, 7), st.floats(0.7, 1.3), st.floats(0.85, 1.2))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_a_copy_is_known_on_any_surface_in_any_form_and_another_defect_is_none(
     seed: int, form: int, strength: float, size: float
 ) -> None:
@@ -410,7 +410,7 @@ def test_a_folder_to_calibrate_on_holds_no_synthetic_picture(tmp_path: Path) -> 
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(24, 120), st.integers(24, 120), st.floats(16, 200))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_defect_changes_its_mask_and_nothing_else(seed: int, height: int, width: int, side: float) -> None:
     rng = np.random.default_rng(seed)
     pixels = rng.integers(40, 200, (height, width), np.uint8)
@@ -464,7 +464,7 @@ def edge_piece(shift: int) -> tuple[Pixels, Mask]:
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(40, 150), st.integers(40, 150), st.integers(0, 20))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_whole_defect_stays_at_its_edge_and_keeps_its_strength(seed: int, height: int, width: int, at: int) -> None:
     pixels, mask = edge_piece(at)
     sample = Sample("a", Path("a"), *no_boxes(), group="a", label=1)
@@ -513,7 +513,7 @@ def test_a_way_that_harms_in_one_fold_is_not_picked(recalls: dict[str, list[floa
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([-1.0, 1.0]), st.integers(12, 40))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_sketch_says_where_in_a_wide_mask_the_line_runs(seed: int, sign: float, column: int) -> None:
     rng = np.random.default_rng(seed)
     mask = np.zeros((60, 60, 1), np.float32)

@@ -35,7 +35,7 @@ def arrays(parts: list[tuple[bool, int]]) -> tuple[np.ndarray, np.ndarray]:
     return np.array([score / 10 for _, score in parts], np.float64), np.array([bad for bad, _ in parts], np.bool_)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(PARTS)
 def test_each_option_gives_the_counts_it_promises(parts: list[tuple[bool, int]]) -> None:
     scores, defective = arrays(parts)
@@ -48,7 +48,7 @@ def test_each_option_gives_the_counts_it_promises(parts: list[tuple[bool, int]])
     assert found[-1].counts.rejected == 0
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(PARTS, RULES)
 def test_no_threshold_is_cheaper_than_the_chosen_one(parts: list[tuple[bool, int]], rule: Rule) -> None:
     scores, defective = arrays(parts)
@@ -64,7 +64,7 @@ def test_no_threshold_is_cheaper_than_the_chosen_one(parts: list[tuple[bool, int
         assert choice.counts.miss_rate <= rule.rate
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(PARTS, st.sampled_from([1.0, 20.0]), st.integers(1, 6))
 def test_a_steady_choice_is_hardly_dearer_than_the_cheapest(
     parts: list[tuple[bool, int]], miss: float, of_a_kind: int
@@ -170,7 +170,7 @@ def test_the_floor_bounds_the_choice() -> None:
     assert any(text.startswith("no threshold keeps the limit: 1 of 2 bad ones are missed") for text in choice.warnings)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(1, 400), st.sampled_from([0.01, 0.05, 0.2]))
 def test_good_parts_alone_give_a_limit_with_a_bound_that_holds(count: int, rate: float) -> None:
     scores = (np.arange(count) + 1) / (count + 2)

@@ -84,6 +84,9 @@ def test_two_commands_do_not_work_in_one_folder(tmp_path: Path, capsys: pytest.C
         os.close(held)
     assert f"{out}: another training is at work in it" in capsys.readouterr().err
     assert not list(out.iterdir())
+    with alone_in(out):
+        assert main(["package", "--data", str(tmp_path / "data"), "--out", str(out)]) == 1
+    assert f"{out}: another training is at work in it" in capsys.readouterr().err
     with alone_in(out), pytest.raises(DatasetError, match="another training"), alone_in(out):
         pass
     # A program that was given the lock holds it when this one has left.
@@ -97,6 +100,19 @@ def test_two_commands_do_not_work_in_one_folder(tmp_path: Path, capsys: pytest.C
         raise ZeroDivisionError
     with alone_in(out):
         pass
+
+
+def test_what_is_no_folder_is_told_of_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = str(boxes(tmp_path / "data"))
+    (tmp_path / "file").write_bytes(b"kept")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for out in (tmp_path / "file", tmp_path / "link", tmp_path / "file" / "below"):
+        assert main(["train", data, "--out", str(out), "--task", "detect", "--steps", "1"]) == 1
+        assert f"{out}: is not a folder" in capsys.readouterr().err
+        assert main(["package", "--data", data, "--out", str(out)]) == 1
+        assert f"{out}: is not the folder of a training" in capsys.readouterr().err
+    assert (tmp_path / "file").read_bytes() == b"kept"
+    assert not (tmp_path / "nowhere").exists()
 
 
 def test_data_tells_what_stands_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

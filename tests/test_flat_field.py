@@ -125,7 +125,7 @@ def test_light_that_changed_and_few_pictures_are_said() -> None:
     st.floats(1e-4, 0.008),
     st.booleans(),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_corrector_does_what_its_formula_says(pixels: Pixels, gain: Pixels, step: float, subtract: bool) -> None:
     dark = np.full_like(gain, 9) if subtract else None
     corrected = FlatField(gain, step, dark).correct(pixels)
@@ -135,7 +135,7 @@ def test_the_corrector_does_what_its_formula_says(pixels: Pixels, gain: Pixels, 
 
 
 @given(hnp.arrays(np.uint8, (8, 16), elements=st.integers(100, 255)), st.integers(0, 30))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_what_is_saturated_stays_saturated(gain_seed: Pixels, black: int) -> None:
     white = [(str(i), np.minimum(gain_seed, 250)) for i in range(4)]
     dark = [("d", np.full((8, 16), black, np.uint8))] if black else []

@@ -94,7 +94,7 @@ def test_what_is_no_id_is_told(raw: str, pattern: str, why: str) -> None:
 # Counters, and ids that come again
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(st.tuples(st.integers(0, RESERVED + 300), st.booleans()), max_size=4))
 def test_no_number_is_given_twice_however_the_station_ends(
     tmp_path_factory: pytest.TempPathFactory, runs: list[tuple[int, bool]]

@@ -423,7 +423,7 @@ EVENTS = st.sampled_from(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(events=st.lists(EVENTS, max_size=60), spool_bytes=st.sampled_from([3_000, 1_000_000]))
 def test_every_verdict_is_received_or_declared_whatever_happens(events: list[str], spool_bytes: int) -> None:
     bench = Bench(window=4, spool_bytes=spool_bytes)

@@ -127,7 +127,7 @@ events = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     events,
     st.sampled_from(["reject", "pass"]),
@@ -199,7 +199,7 @@ def test_each_part_ends_in_one_way_and_the_output_ends_at_rest(
     assert moments == sorted(moments)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.lists(st.tuples(st.floats(0.002, 0.2), st.integers(0, 3000)), min_size=2, max_size=60),
     st.sampled_from([16, 32]),

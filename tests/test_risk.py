@@ -67,7 +67,7 @@ def feed(chart: Chart, rows: NDArray[np.float64], mask: NDArray[np.bool_] = ALL)
 
 
 @pytest.mark.parametrize("monitor", MONITORS, ids=lambda monitor: monitor.kind)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(data=st.data())
 def test_a_risk_lies_in_zero_to_one_and_parts_are_not_negative(monitor: AnyMonitor, data: st.DataObject) -> None:
     chart = chart_of(monitor, CHANNELS)

@@ -180,7 +180,7 @@ def test_the_hour_that_summer_time_ends_with_is_read_as_repeated(
     assert read_log(log_file("time,a\n" + with_offsets)).time_s.tolist() == log.time_s.tolist()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     st.lists(
         st.tuples(st.integers(0, 3600), *[st.one_of(st.none(), st.floats(-1e9, 1e9))] * 3), min_size=1, max_size=30
@@ -216,7 +216,7 @@ def test_what_is_written_is_read_in_blocks_of_any_size(
     assert np.array_equal(log.values, np.array(wanted), equal_nan=True)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.text(max_size=200), st.text(alphabet='0123456789.,;-:TZ \n"time', max_size=200))
 def test_whatever_a_file_holds_it_is_a_log_or_an_error(
     tmp_path_factory: pytest.TempPathFactory, header: str, body: str

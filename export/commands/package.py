@@ -21,6 +21,7 @@ from export.cnn import FloatDetector
 from export.comparison import LayerError
 from export.dataset import Dataset, DatasetError, read_dataset
 from export.finish import Candidate, Demands, finish
+from export.folder_lock import alone_in
 from export.layer_errors import LAYER_PICTURES, layer_errors
 from export.package import Draft, detector_decoding, detector_preprocessing, quality_limits
 from export.quantize import (
@@ -62,16 +63,20 @@ def add_bundle_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Package."""
     refuse_other_backends("package")
+    if not arguments.out.is_dir():
+        raise DatasetError(f"{arguments.out}: is not the folder of a training; train first")
     dataset = read_dataset(arguments.data)
-    write_from(
-        arguments.out,
-        dataset,
-        arguments.name,
-        arguments.version,
-        print,
-        calibration_folder=arguments.calibration,
-        demands=Demands(allow_regression=arguments.allow_regression),
-    )
+    # A training that is at work would replace the checkpoint, and then the bundle, under its hands.
+    with alone_in(arguments.out):
+        write_from(
+            arguments.out,
+            dataset,
+            arguments.name,
+            arguments.version,
+            print,
+            calibration_folder=arguments.calibration,
+            demands=Demands(allow_regression=arguments.allow_regression),
+        )
     return 0
 
 
