@@ -58,17 +58,21 @@ def random_view(
     Returns:
         The view and its mask; what comes in over the edge mirrors the inside, defects and their mask alike.
     """
+    defect = np.argwhere(mask)[:, ::-1] if mask is not None else np.zeros((0, 2), np.int64)
     for attempt in range(TRIES + 1):
         tried = knobs if attempt < TRIES else replace(knobs, turn_degrees=0.0, zoom=0.0, stretch=0.0, shift=0.0)
         backwards = _placing(pixels.shape[:2], size, tried, rng)
-        if mask is None:
-            seen = None
+        shown = _shown(defect, backwards, size)
+        # Of the defect itself: what the edge mirrors is no other part of it.
+        if len(shown) >= KEPT_SHARE * len(defect):
             break
-        seen = _taken(mask.astype(np.uint8), backwards, size, cv2.INTER_NEAREST) > 0
-        if seen.sum() * abs(np.linalg.det(backwards[:, :2])) >= KEPT_SHARE * mask.sum():
-            break
-    view = _taken(pixels, backwards, size, cv2.INTER_LINEAR)
-    return _relight(np.asarray(view, np.uint8), knobs, rng), seen
+    view = _relight(_taken(pixels, backwards, size, cv2.INTER_LINEAR), knobs, rng)
+    if mask is None:
+        return view, None
+    seen = _taken(mask.astype(np.uint8), backwards, size, cv2.INTER_NEAREST) > 0
+    # In a view that is smaller than the picture, little defects may lie between the places that are sampled.
+    seen[shown[:, 1], shown[:, 0]] = True
+    return view, seen
 
 
 def _placing(
@@ -89,6 +93,14 @@ def _placing(
     centre = np.array([width - 1, height - 1]) / 2 + shift * [width, height]
     offset = centre - linear @ (np.array([columns - 1, rows - 1]) / 2)
     return np.asarray(np.column_stack([linear, offset]), np.float64)
+
+
+def _shown(
+    points: npt.NDArray[np.int64], backwards: npt.NDArray[np.float64], size: tuple[int, int]
+) -> npt.NDArray[np.int64]:
+    """Which pixels of a view some of the picture's fall on, `[points in sight, (x, y)]`."""
+    at = np.rint((points - backwards[:, 2]) @ np.linalg.inv(backwards[:, :2]).T).astype(np.int64)
+    return at[((at >= 0) & (at < size[::-1])).all(axis=1)]
 
 
 def _taken(

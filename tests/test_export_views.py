@@ -40,6 +40,41 @@ def test_a_view_shows_the_better_part_of_a_defect_at_the_edge(seed: int, corner:
     assert seen.sum() >= 0.5 * 4 * mask.sum() * np.exp(-2 * 0.6)
 
 
+@given(st.integers(0, 2**32 - 1))
+def test_what_the_edge_mirrors_is_not_taken_for_the_defect(seed: int) -> None:
+    across = np.arange(100)
+    pixels = np.tile(across, (40, 1)).astype(np.uint8)
+    mask = np.tile((across < 20) | (across >= 70), (40, 1))
+    shifted = ViewKnobs(False, 0.0, 0.0, 0.0, 0.4, 0.0, 0.0, 0.0, 0.0)
+    view, seen = random_view(pixels, mask, (40, 100), shifted, np.random.default_rng(seed))
+    assert seen is not None
+    row = view[20].astype(int)
+    # Where it mirrors, the grey values fall.
+    in_sight = row[1:][np.diff(row) > 0]
+    assert np.count_nonzero((in_sight < 20) | (in_sight >= 70)) >= 0.5 * 50 - 2
+    assert (np.abs(seen[20].astype(int) - ((row < 20) | (row >= 70))).sum()) <= 4
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 599), st.integers(0, 599))
+def test_a_small_view_keeps_the_mask_of_a_little_defect(seed: int, row: int, column: int) -> None:
+    mask = np.zeros((600, 600), np.bool_)
+    mask[row, column] = True
+    _, seen = random_view(np.zeros((600, 600), np.uint8), mask, (64, 64), ViewKnobs(), np.random.default_rng(seed))
+    assert seen is not None
+    assert 1 <= seen.sum() <= 2
+
+
+def test_a_little_defect_in_a_small_view_is_still_moved_about() -> None:
+    mask = np.zeros((600, 600), np.bool_)
+    mask[200, 250] = True
+    seen = [
+        random_view(np.zeros((600, 600), np.uint8), mask, (64, 64), ViewKnobs(), np.random.default_rng(i))[1]
+        for i in range(40)
+    ]
+    # Mirrored alone, it would be in one of four places.
+    assert len({tuple(np.argwhere(one)[0]) for one in seen if one is not None}) > 10
+
+
 def test_a_view_depends_on_its_seed_only() -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (50, 70, 3), np.uint8)
     views = [random_view(pixels, None, (64, 64), ViewKnobs(), np.random.default_rng(seed))[0] for seed in (3, 3, 4)]
