@@ -150,12 +150,20 @@ class Costs:
     miss: float = 1.0
     bad_share: float = 0.5
 
-    def cost(self, counts: Counts) -> tuple[float, ...]:
-        """The mean cost of a part."""
-        return (
-            (1 - self.bad_share) * self.false_reject * counts.false_reject_rate
-            + self.bad_share * self.miss * counts.miss_rate,
+    @property
+    def weights(self) -> tuple[float, float]:
+        """Of the rates of false rejects and of misses; the unit of the costs falls out."""
+        # The larger one first: the sum of two large ones may be none.
+        largest = max(self.false_reject, self.miss)
+        false_reject, miss = self.false_reject / largest, self.miss / largest
+        return (1 - self.bad_share) * false_reject / (false_reject + miss), self.bad_share * miss / (
+            false_reject + miss
         )
+
+    def cost(self, counts: Counts) -> tuple[float, ...]:
+        """The mean cost of a part, as a share of what a false reject and a miss cost together."""
+        false_reject, miss = self.weights
+        return (false_reject * counts.false_reject_rate + miss * counts.miss_rate,)
 
     def __str__(self) -> str:
         shares = "" if self.bad_share == 0.5 else f", {percent(self.bad_share)} of the parts bad"  # noqa: PLR2004
@@ -273,7 +281,7 @@ def steadiest(
     """
     kinds = np.asarray(parts)
     good_parts, bad_parts = (len(np.unique(kinds[chosen])) for chosen in (~defective, defective))
-    weights = (1 - rule.bad_share) * rule.false_reject, rule.bad_share * rule.miss
+    weights = rule.weights
     costs = np.array([rule.cost(one.counts)[0] for one in candidates])
     best = candidates[int(costs.argmin())].counts
     variances = [
@@ -282,7 +290,7 @@ def steadiest(
             weights, (best.false_reject_rate, best.miss_rate), (good_parts, bad_parts), strict=True
         )
     ]
-    limit = float(costs.min()) + math.sqrt(sum(variances)) + _SAME_COST * sum(weights)
+    limit = float(costs.min()) + math.sqrt(sum(variances)) + _SAME_COST
     likely = [one for one, cost in zip(candidates, costs, strict=True) if cost <= limit]
     places = np.array([logit(one.threshold) for one in likely])
     values = np.array([logit(score) for score in scores.tolist()])
@@ -326,9 +334,11 @@ def choose(
             that is the cheapest for these pictures.
 
     Raises:
-        DatasetError: there are no good parts, the rule speaks of misses and there are no bad ones, or all scores are at
-            an end of the range.
+        DatasetError: there are no good parts, the rule speaks of misses and there are no bad ones, all scores are at an
+            end of the range, or one is not a number.
     """
+    if np.isnan(scores).any():
+        raise DatasetError(f"{int(np.isnan(scores).sum())} of {len(scores)} scores are not a number")
     candidates = options(scores, defective, floor)
     good, bad = int((~defective).sum()), int(defective.sum())
     if not good:
@@ -347,7 +357,7 @@ def choose(
     if isinstance(rule, Costs) and parts is not None:
         chosen = steadiest(candidates, rule, scores, defective, parts)
         how = " on smoothed scores"
-        if chosen.counts != exact.counts:
+        if rule.cost(chosen.counts)[0] > rule.cost(exact.counts)[0] + _SAME_COST:
             how += f" (on these alone, {exact.threshold:g} is the cheapest: {exact.counts})"
     text = f"at {chosen.threshold:g}: {chosen.counts.with_intervals()}; chosen for {rule}{how}"
     return Choice(chosen.threshold, chosen.counts, text, tuple(_warnings(chosen.counts, rule)))

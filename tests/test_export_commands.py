@@ -105,6 +105,7 @@ def test_a_threshold_is_chosen_anew_without_training(
         (["--costs", "0:1"], 2, "both costs must be above 0"),
         (["--max-miss", "1"], 2, "must be a number from 0 to below 1"),
         (["--max-miss", "0", "--costs", "1:2"], 2, "not allowed with"),
+        (["--costs", "1:inf"], 2, "1:inf: both costs must be above 0, and finite"),
     ],
 )
 def test_a_wrong_rule_writes_nothing(

@@ -57,7 +57,8 @@ def test_no_threshold_is_cheaper_than_the_chosen_one(parts: list[tuple[bool, int
     choice = choose(scores, defective, rule)
     assert count_parts(defective, scores >= choice.threshold) == choice.counts
     for threshold in np.arange(0.05, 1.05, 0.1):
-        assert rule.cost(choice.counts) <= rule.cost(count_parts(defective, scores >= threshold))
+        found, other = rule.cost(choice.counts), rule.cost(count_parts(defective, scores >= threshold))
+        assert found[0] <= other[0] + 1e-12 if isinstance(rule, Costs) else found <= other
     if isinstance(rule, MaxFalseReject):
         assert choice.counts.false_reject_rate <= rule.rate
     if isinstance(rule, MaxMiss):
@@ -79,7 +80,7 @@ def test_a_steady_choice_is_hardly_dearer_than_the_cheapest(
     exact = choose(scores, defective, rule).counts
     pairs = (1.0, exact.false_reject_rate, ~defective), (miss, exact.miss_rate, defective)
     variance = sum(
-        (cost / 2) ** 2 * rate * (1 - rate) / len({names[index] for index in np.flatnonzero(chosen)})
+        (cost / (1 + miss) / 2) ** 2 * rate * (1 - rate) / len({names[index] for index in np.flatnonzero(chosen)})
         for cost, rate, chosen in pairs
     )
     assert rule.cost(steady.counts)[0] <= rule.cost(exact)[0] + variance**0.5 + 1e-9
@@ -93,6 +94,31 @@ def test_a_steady_choice_makes_no_mistake_where_none_is_needed() -> None:
     defective = np.arange(33) >= 30
     names = [str(index) for index in range(33)]
     assert choose(scores, defective, Costs(1, 20), parts=names).counts == Counts(0, 30, 0, 3)
+
+
+@pytest.mark.parametrize("unit", [1e-13, 1.0, 1e308])
+def test_the_unit_of_the_costs_does_not_matter(unit: float) -> None:
+    rng = np.random.default_rng(6)
+    defective = np.arange(80) >= 60
+    scores = 1 / (1 + np.exp(-rng.normal(0, 1, 80) - 1.5 * defective))
+    for parts in (None, [str(index) for index in range(80)]):
+        assert (
+            choose(scores, defective, Costs(unit, unit), parts=parts).threshold
+            == choose(scores, defective, Costs(), parts=parts).threshold
+        )
+
+
+def test_what_costs_as_much_is_not_called_cheaper() -> None:
+    scores = np.array([0.4, 0.7, 0.4, 0.2, 0.5, 0.3])
+    defective = np.arange(6) >= 2
+    choice = choose(scores, defective, Costs(), parts=list("aabbbb"))
+    assert Costs().cost(choice.counts) == Costs().cost(choose(scores, defective, Costs()).counts)
+    assert choice.text.endswith("on smoothed scores")
+
+
+def test_a_score_that_is_no_number_chooses_nothing() -> None:
+    with pytest.raises(DatasetError, match="1 of 3 scores are not a number"):
+        choose(np.array([0.1, np.nan, 0.9]), np.array([False, False, True]), Costs())
 
 
 def test_a_steady_choice_counts_parts() -> None:

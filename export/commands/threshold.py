@@ -12,6 +12,7 @@ largest share that may be rejected (default 0.01). Warnings say what so few pict
 """
 
 import argparse
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -115,6 +116,6 @@ def _costs(text: str) -> tuple[float, float]:
         false_reject, miss = (float(part) for part in text.split(":"))
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text}: expected two numbers, as 1:50") from None
-    if not (false_reject > 0 and miss > 0):
-        raise argparse.ArgumentTypeError(f"{text}: both costs must be above 0")
+    if not (0 < false_reject < math.inf and 0 < miss < math.inf):
+        raise argparse.ArgumentTypeError(f"{text}: both costs must be above 0, and finite")
     return false_reject, miss
