@@ -14,7 +14,8 @@ def calibration_set(samples: Sequence[Sample], labels: int, count: int, seed: in
 
     The classes are served in turn (and pictures without defects as one more class); each takes a picture from the group
     that has given the fewest so far. A calibration on the first files of one folder ruins the ranges of the rest.
-    Synthetic pictures are passed over: ranges come from what the camera sees.
+    Synthetic pictures are passed over: ranges come from what the camera sees. (On every second one the task `anomaly`,
+    which has no defects to show, draws some.)
 
     Returns:
         At most `count` different samples, in the order drawn.

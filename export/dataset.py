@@ -93,7 +93,8 @@ def read_dataset(
     seen = scan(listing, progress)
     if not seen.samples:
         raise DatasetError(f"{root}: holds no picture that can be used{_first_of(seen.problems)}")
-    problems = [*listing.problems, *seen.problems]
+    good = _good_label(listing, good_label)
+    problems = [*listing.problems, *seen.problems, *_blank_masks(listing, seen, good)]
     seen, synthetic = _apart(seen)
     if not seen.samples:
         raise DatasetError(
@@ -118,7 +119,7 @@ def read_dataset(
             split: [item for item in samples if splits[item.name] == split] + (training if split == "train" else [])
             for split in SPLITS
         },
-        good_label=_good_label(listing, good_label),
+        good_label=good,
         problems=worst_first(problems),
         facts=seen.facts,
         folds=folds,
@@ -212,6 +213,21 @@ def _good_label(listing: Listing, given: str | None) -> str | None:
     if given not in listing.labels:
         raise DatasetError(f"{listing.root}: has no class {given!r}; its classes are {', '.join(listing.labels)}")
     return given
+
+
+def _blank_masks(listing: Listing, seen: Scan, good: str | None) -> list[Problem]:
+    """Of pictures with a defect: of good ones a mask that marks nothing is right, and says no more than the class."""
+    return [
+        Problem(
+            seen.blank[sample.name].relative_to(listing.root).as_posix(),
+            f"is a mask that marks nothing, and {sample.picture.name} shows {listing.labels[sample.label]}; its "
+            "place is taken as unknown",
+            "warning",
+            "mask",
+        )
+        for sample in seen.samples
+        if sample.name in seen.blank and sample.label is not None and listing.labels[sample.label] != good
+    ]
 
 
 def _telling_pairs(seen: Scan) -> tuple[Sequence[LookAlike], int]:

@@ -1,4 +1,4 @@
-"""One training at a time in a folder: two would take turns in overwriting each other's checkpoint."""
+"""One command at a time writes into a folder: two trainings would take turns in overwriting each other's checkpoint."""
 
 import fcntl
 import os
@@ -11,16 +11,16 @@ from export.samples import DatasetError
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[int]:
-    """Make a folder and keep other trainings out of it until this one has left, in whatever way it ends.
+    """Make a folder and keep other commands out of it until this one has left, in whatever way it ends.
 
-    The folder itself is locked: no file is left behind. A file system that knows no locks, as some network ones, takes
-    several.
+    The folder itself is locked: no file is left behind. Who deletes it and makes it anew is not kept out, and a file
+    system that knows no locks, as some network ones, takes several.
 
     Yields:
         The descriptor that holds the lock: a program that is started with it holds the folder as well.
 
     Raises:
-        DatasetError: another training is at work in it, or something else has its name.
+        DatasetError: another command is at work in it, or something else has its name.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -33,7 +33,7 @@ def alone_in(folder: Path) -> Iterator[int]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as exc:
             raise DatasetError(
-                f"{folder}: another training is at work in it; wait until it has ended, or give another for --out"
+                f"{folder}: another command is at work in it; wait until it has ended, or give another for --out"
             ) from exc
         except OSError:
             pass

@@ -12,6 +12,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from export.folder_lock import alone_in
 from export.process_arguments import CELLS, log_form
 from export.process_evaluation import Played, check_units, evaluate_process, play
 from export.process_logs import LogSet, read_logs
@@ -48,13 +49,13 @@ def run_training(arguments: argparse.Namespace, data: Path, out: Path) -> int:
         claim_hours=arguments.claim_hours,
     )
     logs = read_logs([data], log_form(arguments), label=arguments.label, channels=arguments.channels)
-    prepared = prepare(logs, plan, _say)
-    chosen = choose(prepared, plan, _say, compared=not arguments.no_baselines)
-    out.mkdir(parents=True, exist_ok=True)
-    bundle = write_process_bundle(out / f"{plan.name}.bundle", prepared, chosen, plan)
-    record = record_of(bundle)
-    (out / METRICS).write_text(json.dumps(record, indent=2) + "\n")
-    write_process_report(out, bundle, [play(load_step_model(bundle), log) for log in logs_for(bundle, logs)])
+    with alone_in(out):
+        prepared = prepare(logs, plan, _say)
+        chosen = choose(prepared, plan, _say, compared=not arguments.no_baselines)
+        bundle = write_process_bundle(out / f"{plan.name}.bundle", prepared, chosen, plan)
+        record = record_of(bundle)
+        (out / METRICS).write_text(json.dumps(record, indent=2) + "\n")
+        write_process_report(out, bundle, [play(load_step_model(bundle), log) for log in logs_for(bundle, logs)])
     for line in lines_of(bundle):
         _say(line)
     return 0

@@ -4,13 +4,14 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from export.duplicates import EDGE_PX, Thumbnails, thumbnail
-from export.pictures import bit_depth, decode, decode_file, to_8_bits
+from export.pictures import bit_depth, decode, read_mask, to_8_bits
 from export.samples import DatasetError, Facts, Listing, Problem, Sample
 from export.synthesis.marks import learnt_from
 
@@ -28,15 +29,17 @@ class Scan:
     """What was seen.
 
     Attributes:
-        samples: those whose picture can be used, in their order.
+        samples: those whose picture can be used, in their order; a mask that cannot be used, or marks nothing, is gone.
         thumbnails: uint8 `[n, 32, 32]`, of those.
         facts: sample's name → what was seen.
+        blank: sample's name → its mask, which marks nothing.
         problems: the others, and what to know of these.
     """
 
     samples: Sequence[Sample]
     thumbnails: Thumbnails
     facts: Mapping[str, Facts]
+    blank: Mapping[str, Path]
     problems: Sequence[Problem]
 
 
@@ -46,6 +49,7 @@ class _Seen:
     facts: Facts | None
     thumbnail: Thumbnails | None
     problems: Sequence[Problem]
+    blank: Path | None = None
 
 
 def scan(listing: Listing, progress: Callable[[int, int], None] | None = None) -> Scan:
@@ -67,6 +71,7 @@ def scan(listing: Listing, progress: Callable[[int, int], None] | None = None) -
         [replace(sample, bits=bits) if facts[sample.name].bits > 8 else sample for sample in usable],  # noqa: PLR2004
         np.stack(thumbnails) if thumbnails else np.zeros((0, EDGE_PX, EDGE_PX), np.uint8),
         facts,
+        {item.sample.name: item.blank for item in seen if item.blank is not None},
         [*problems, *_twins(usable, facts)],
     )
 
@@ -92,11 +97,12 @@ def _look(sample: Sample, listing: Listing) -> _Seen:
         return _unusable(sample, f"{str(exc).removeprefix(f'{sample.picture}: ')}; left out", "broken")
     facts = Facts(width, height, channels, bits, hashlib.sha256(data).hexdigest())
     sample, problems = _within(sample, width, height, relative=listing.relative_boxes)
+    blank = None
     if sample.mask is not None:
         name = sample.mask.relative_to(listing.root).as_posix()
         fits = False
         try:
-            mask_height, mask_width = decode_file(sample.mask, 1).shape
+            mask = read_mask(sample.mask)
         except DatasetError as exc:
             problems.append(
                 Problem(
@@ -107,20 +113,22 @@ def _look(sample: Sample, listing: Listing) -> _Seen:
                 )
             )
         else:
-            fits = (mask_height, mask_width) == (height, width)
+            fits = mask.shape == (height, width)
             if not fits:
                 problems.append(
                     Problem(
                         name,
-                        f"is a mask of {mask_width}×{mask_height}, its picture {sample.picture.name} has {width}×"
-                        f"{height}; the picture is used without it",
+                        f"is a mask of {mask.shape[1]}×{mask.shape[0]}, its picture {sample.picture.name} has "
+                        f"{width}×{height}; the picture is used without it",
                         "error",
                         "mask",
                     )
                 )
-        if not fits:
+            elif not mask.any():
+                blank = sample.mask
+        if not fits or blank:
             sample = replace(sample, mask=None)
-    return _Seen(sample, facts, thumbnail(to_8_bits(pixels)), problems)
+    return _Seen(sample, facts, thumbnail(to_8_bits(pixels)), problems, blank)
 
 
 def _within(sample: Sample, width: int, height: int, *, relative: bool) -> tuple[Sample, list[Problem]]:

@@ -82,17 +82,17 @@ def test_two_commands_do_not_work_in_one_folder(tmp_path: Path, capsys: pytest.C
         assert main(command) == 1
     finally:
         os.close(held)
-    assert f"{out}: another training is at work in it" in capsys.readouterr().err
+    assert f"{out}: another command is at work in it" in capsys.readouterr().err
     assert not list(out.iterdir())
     with alone_in(out):
         assert main(["package", "--data", str(tmp_path / "data"), "--out", str(out)]) == 1
-    assert f"{out}: another training is at work in it" in capsys.readouterr().err
-    with alone_in(out), pytest.raises(DatasetError, match="another training"), alone_in(out):
+    assert f"{out}: another command is at work in it" in capsys.readouterr().err
+    with alone_in(out), pytest.raises(DatasetError, match="another command"), alone_in(out):
         pass
     # A program that was given the lock holds it when this one has left.
     with alone_in(out) as lock:
         child = subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=[lock])
-    with pytest.raises(DatasetError, match="another training"), alone_in(out):
+    with pytest.raises(DatasetError, match="another command"), alone_in(out):
         pass
     child.communicate()
     # Left, it is free again, also after a fault.
