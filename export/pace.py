@@ -2,12 +2,31 @@
 
 import math
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import keras
 
 SAY_EVERY_S = 10.0
 """So often a training says how far it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Length:
+    """How long fine-tuning takes where the knobs name no epochs.
+
+    Attributes:
+        shown_px: pixels that it shows: the same time whatever the pictures' size and number.
+        least, most: epochs, so that it is not too few of a large set or too many of a small one.
+    """
+
+    shown_px: float
+    least: int
+    most: int
+
+    def epochs(self, area_px: float) -> int:
+        """For pictures of so many pixels, on the network's input, all together."""
+        return min(max(round(self.shown_px / area_px), self.least), self.most)
 
 
 class StageClock:

@@ -49,7 +49,7 @@ from export.efficientnet import INPUT_SCALE, INPUT_ZERO_POINT, STAGES
 from export.linear_head import Seen, fit_head, put_head
 from export.logistic import calibrated_loss
 from export.metrics import auroc, confusion_matrix, macro_f1
-from export.pace import EarlyStopping, StageClock, rate_at
+from export.pace import EarlyStopping, Length, StageClock, rate_at
 from export.pruning import inner_widths, prune
 from export.taps import TapStore
 from export.train_cnn import TrainingError
@@ -83,10 +83,8 @@ DRAWS = 200
 CERTAIN = 0.9
 """Share of the draws of held-out parts in which a stage has to be worse to be undone."""
 
-SHOWN_PX = 2.6e9
-LEAST_EPOCHS, MOST_EPOCHS = 8, 40
-"""Fine-tuning shows so many pixels, half an hour on two cores whatever the pictures' size, if that is not too
-few epochs of a large set or too many of a small one."""
+CLASSIFIER_LENGTH = Length(2.6e9, 8, 40)
+"""Half an hour on two cores."""
 
 FINE_SHARE = 0.75
 """Of the minutes, for fine-tuning; views and the head take a few of the others."""
@@ -254,6 +252,7 @@ class ClassifierTraining:
         folder: Path | None = None,
         say: Say = print,
         redraw: Redraw | None = None,
+        length: Length = CLASSIFIER_LENGTH,
     ) -> None:
         """Prepare a training.
 
@@ -266,6 +265,7 @@ class ClassifierTraining:
             folder: receives the checkpoint; None: nothing is saved.
             say: takes the progress lines.
             redraw: what a picture becomes each time that fine-tuning shows it, before it is made a view; None: itself.
+            length: of fine-tuning.
 
         Raises:
             DatasetError: there is nothing to train on, or one class only.
@@ -284,6 +284,7 @@ class ClassifierTraining:
         self._folder = folder
         self._say = say
         self._redraw = redraw or _as_it_is
+        self._length = length
         self.head_loss = math.nan
         """Cross-entropy of the fitted head on training parts that were left out in turn, in nats."""
         self.reached: float | None = None
@@ -341,8 +342,7 @@ class ClassifierTraining:
         epochs = knobs.epochs
         if epochs is None:
             area_px = sum(item.pixels.shape[0] * item.pixels.shape[1] for item in self._pictures)
-            epochs = round(SHOWN_PX / (area_px * self.preprocessing.scale**2))
-            epochs = min(max(epochs, LEAST_EPOCHS), MOST_EPOCHS)
+            epochs = self._length.epochs(area_px * self.preprocessing.scale**2)
         share = FINE_SHARE / (1 + TAUGHT_EPOCHS) if knobs.prune else FINE_SHARE
         fine = _Stage("fine-tuning", network, self._from_pictures, self._as_served, epochs, knobs.rate, share, _is_late)
         stages = [fine] if epochs else []
