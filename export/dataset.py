@@ -94,7 +94,8 @@ def read_dataset(
     if not seen.samples:
         raise DatasetError(f"{root}: holds no picture that can be used{_first_of(seen.problems)}")
     good = _good_label(listing, good_label)
-    problems = [*listing.problems, *seen.problems, *_blank_masks(listing, seen, good)]
+    seen, blank = _without_blank_masks(listing, seen, good)
+    problems = [*listing.problems, *seen.problems, *blank]
     seen, synthetic = _apart(seen)
     if not seen.samples:
         raise DatasetError(
@@ -215,19 +216,25 @@ def _good_label(listing: Listing, given: str | None) -> str | None:
     return given
 
 
-def _blank_masks(listing: Listing, seen: Scan, good: str | None) -> list[Problem]:
-    """Of pictures with a defect: of good ones a mask that marks nothing is right, and says no more than the class."""
-    return [
+def _without_blank_masks(listing: Listing, seen: Scan, good: str | None) -> tuple[Scan, list[Problem]]:
+    """Of good pictures a mask that marks nothing is right; of others it would say that there is no defect."""
+    wrong = {
+        sample.name: sample.label
+        for sample in seen.samples
+        if sample.name in seen.blank and sample.label is not None and listing.labels[sample.label] != good
+    }
+    problems = [
         Problem(
-            seen.blank[sample.name].relative_to(listing.root).as_posix(),
-            f"is a mask that marks nothing, and {sample.picture.name} shows {listing.labels[sample.label]}; its "
-            "place is taken as unknown",
+            seen.blank[name].relative_to(listing.root).as_posix(),
+            f"is a mask that marks nothing, and {Path(name).name} shows {listing.labels[label]}; its place is taken as "
+            "unknown",
             "warning",
             "mask",
         )
-        for sample in seen.samples
-        if sample.name in seen.blank and sample.label is not None and listing.labels[sample.label] != good
+        for name, label in wrong.items()
     ]
+    samples = [replace(sample, mask=None) if sample.name in wrong else sample for sample in seen.samples]
+    return replace(seen, samples=samples), problems
 
 
 def _telling_pairs(seen: Scan) -> tuple[Sequence[LookAlike], int]:

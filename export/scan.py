@@ -29,7 +29,7 @@ class Scan:
     """What was seen.
 
     Attributes:
-        samples: those whose picture can be used, in their order; a mask that cannot be used, or marks nothing, is gone.
+        samples: those whose picture can be used, in their order; a mask that cannot be used is gone.
         thumbnails: uint8 `[n, 32, 32]`, of those.
         facts: sample's name → what was seen.
         blank: sample's name → its mask, which marks nothing.
@@ -126,7 +126,7 @@ def _look(sample: Sample, listing: Listing) -> _Seen:
                 )
             elif not mask.any():
                 blank = sample.mask
-        if not fits or blank:
+        if not fits:
             sample = replace(sample, mask=None)
     return _Seen(sample, facts, thumbnail(to_8_bits(pixels)), problems, blank)
 

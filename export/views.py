@@ -16,6 +16,9 @@ KEPT_SHARE = 0.5
 TRIES = 8
 """At a view that shows so much of the defect, before the picture is only mirrored."""
 
+MOST_POINTS = 20_000
+"""Of a mask, that say how much of it is in sight."""
+
 
 @dataclass(frozen=True, slots=True)
 class ViewKnobs:
@@ -58,7 +61,7 @@ def random_view(
     Returns:
         The view and its mask; what comes in over the edge mirrors the inside, defects and their mask alike.
     """
-    defect = np.argwhere(mask)[:, ::-1] if mask is not None else np.zeros((0, 2), np.int64)
+    defect = _points(mask) if mask is not None else np.zeros((0, 2), np.int64)
     for attempt in range(TRIES + 1):
         tried = knobs if attempt < TRIES else replace(knobs, turn_degrees=0.0, zoom=0.0, stretch=0.0, shift=0.0)
         backwards = _placing(pixels.shape[:2], size, tried, rng)
@@ -93,6 +96,13 @@ def _placing(
     centre = np.array([width - 1, height - 1]) / 2 + shift * [width, height]
     offset = centre - linear @ (np.array([columns - 1, rows - 1]) / 2)
     return np.asarray(np.column_stack([linear, offset]), np.float64)
+
+
+def _points(mask: Mask) -> npt.NDArray[np.int64]:
+    """The pixels of a mask, `[n, (x, y)]`; of very many a part that lies all over it."""
+    found = np.flatnonzero(mask)
+    rows, columns = np.divmod(found[:: len(found) // MOST_POINTS + 1], mask.shape[1])
+    return np.stack([columns, rows], axis=1)
 
 
 def _shown(

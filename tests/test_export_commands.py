@@ -106,6 +106,7 @@ def test_a_threshold_is_chosen_anew_without_training(
         (["--max-miss", "1"], 2, "must be a number from 0 to below 1"),
         (["--max-miss", "0", "--costs", "1:2"], 2, "not allowed with"),
         (["--costs", "1:inf"], 2, "1:inf: both costs must be above 0, and finite"),
+        (["--costs", "1:1e12"], 2, "1:1e12: one counts for nothing beside the other; use --max-miss 0"),
     ],
 )
 def test_a_wrong_rule_writes_nothing(

@@ -155,7 +155,7 @@ def test_a_bare_name_must_be_unique(folder: Path) -> None:
         read_dataset(folder)
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(text=st.text(max_size=80) | st.text(st.sampled_from('file,groupab.png0123\n"; '), max_size=80))
 def test_no_text_breaks_the_table(tmp_path: Path, text: str) -> None:
     path = tmp_path / "groups.csv"

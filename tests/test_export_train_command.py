@@ -84,7 +84,11 @@ def test_two_commands_do_not_work_in_one_folder(tmp_path: Path, capsys: pytest.C
         os.close(held)
     assert f"{out}: another command is at work in it" in capsys.readouterr().err
     assert not list(out.iterdir())
+    log = tmp_path / "log.csv"
+    log.write_text("time,a\n" + "".join(f"2026-11-02T08:00:{at:02}Z,{at}.5\n" for at in range(60)), encoding="utf-8")
     with alone_in(out):
+        assert main(["train", str(log), "--task", "forecast", "--out", str(out)]) == 1
+        assert f"{out}: another command is at work in it" in capsys.readouterr().err
         assert main(["package", "--data", str(tmp_path / "data"), "--out", str(out)]) == 1
     assert f"{out}: another command is at work in it" in capsys.readouterr().err
     with alone_in(out), pytest.raises(DatasetError, match="another command"), alone_in(out):

@@ -431,7 +431,7 @@ def test_damage_that_shows_while_it_runs_costs_no_new_verdict_and_keeps_numbers_
     assert verify(filled).fault is None
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(flips=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 7)), min_size=1, max_size=8), cut=st.floats(0, 1))
 def test_a_damaged_file_never_stops_the_journal(
     filled: Path, tmp_path: Path, clock: FakeClock, flips: list[tuple[float, int]], cut: float

@@ -93,7 +93,7 @@ def test_a_missing_file_and_what_is_no_zip_are_refused(tmp_path: Path) -> None:
     refused(tmp_path / "text", "is not a whole zip file")
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(data=st.data())
 def test_no_flipped_bit_and_no_cut_gets_through(data: st.DataObject, tmp_path: Path) -> None:
     whole = SHIPPED_BUNDLE.read_bytes()

@@ -31,6 +31,9 @@ from station.adapters.litert_model import load_model
 from station.manifest import Bundle, Thresholds, read_bundle
 from station.messages import Pixels
 
+MOST_UNEQUAL = 1e6
+"""Of two costs: beyond that the cheaper one is lost in rounding."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
@@ -118,4 +121,8 @@ def _costs(text: str) -> tuple[float, float]:
         raise argparse.ArgumentTypeError(f"{text}: expected two numbers, as 1:50") from None
     if not (0 < false_reject < math.inf and 0 < miss < math.inf):
         raise argparse.ArgumentTypeError(f"{text}: both costs must be above 0, and finite")
+    if max(false_reject, miss) > MOST_UNEQUAL * min(false_reject, miss):
+        raise argparse.ArgumentTypeError(
+            f"{text}: one counts for nothing beside the other; use --max-miss 0, or --max-false-reject 0"
+        )
     return false_reject, miss
