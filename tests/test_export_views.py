@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from export.synthetic import draw_defects
-from export.views import ViewKnobs, cell_cover, random_view
+from export.views import MOST_POINTS, ViewKnobs, cell_cover, random_view
 
 KNOBS = ViewKnobs(contrast=0.0, brightness=0.0, blur_share=0.0, noise_share=0.0)
 
@@ -73,6 +73,21 @@ def test_a_little_defect_in_a_small_view_is_still_moved_about() -> None:
     ]
     # Mirrored alone, it would be in one of four places.
     assert len({tuple(np.argwhere(one)[0]) for one in seen if one is not None}) > 10
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_of_a_large_mask_the_better_part_is_in_sight_too(seed: int) -> None:
+    across = np.arange(250)
+    mask = np.tile((across < 50) | (across >= 175), (400, 1))
+    assert mask.sum() > MOST_POINTS
+    shifted = ViewKnobs(False, 0.0, 0.0, 0.0, 0.4, 0.0, 0.0, 0.0, 0.0)
+    pixels = np.tile(across, (400, 1)).astype(np.uint8)
+    view, seen = random_view(pixels, mask, (400, 250), shifted, np.random.default_rng(seed))
+    assert seen is not None
+    row = view[200].astype(int)
+    in_sight = row[1:][np.diff(row) > 0]
+    # Rows go out of sight as well: at most two fifths of them.
+    assert np.count_nonzero((in_sight < 50) | (in_sight >= 175)) >= 0.5 * 125 - 3
 
 
 def test_a_view_depends_on_its_seed_only() -> None:
