@@ -8,17 +8,15 @@ of the bias of the layer that makes the output (Nagel et al., ICCV 2019, section
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import flatbuffers
 import numpy as np
 import numpy.typing as npt
 from ai_edge_litert.interpreter import Interpreter
-from tensorflow.lite.python import schema_py_generated as schema
 
+from export.flat_model import pack, schema, unpack
 from station.messages import Pixels
 
 Array = npt.NDArray[np.float64]
 
-_IDENTIFIER = b"TFL3"
 _WITH_BIAS = (schema.BuiltinOperator.CONV_2D, schema.BuiltinOperator.FULLY_CONNECTED)
 _JOINED = (schema.BuiltinOperator.ADD, schema.BuiltinOperator.MUL)
 _PASSED = (*_JOINED, schema.BuiltinOperator.RESHAPE, schema.BuiltinOperator.REVERSE_V2, schema.BuiltinOperator.SPLIT)
@@ -55,7 +53,7 @@ def correct_means(
 
 def shift_outputs(model: bytes, shifts: Mapping[str, Array]) -> bytes:
     """Add to each channel of the named outputs, as finely as their biases' steps allow."""
-    tree = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(bytearray(model), 0))
+    tree = unpack(model)
     graph = tree.subgraphs[0]
     outputs = {item.name.decode(): item.tensorIndex for item in tree.signatureDefs[0].outputs}
     for name, shift in shifts.items():
@@ -69,9 +67,7 @@ def shift_outputs(model: bytes, shifts: Mapping[str, Array]) -> bytes:
         moved = np.rint(bias + shift / steps)
         limits = np.iinfo(np.int32)
         buffer.data = np.frombuffer(np.clip(moved, limits.min, limits.max).astype(np.int32).tobytes(), np.uint8)
-    builder = flatbuffers.Builder(len(model))
-    builder.Finish(tree.Pack(builder), _IDENTIFIER)
-    return bytes(builder.Output())
+    return pack(tree)
 
 
 def _layers_behind(tree: Any, graph: Any, tensor: int) -> Iterator[Any]:

@@ -13,6 +13,7 @@ import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
 from export.dataset import DatasetError, Sample, read_pixels, read_reference, read_sample
+from export.flat_model import keep_scales
 from export.synthesis.marks import learnt_from
 from station.adapters.litert_model import check_integer_graph
 from station.manifest import Preprocessing, Tensor
@@ -94,7 +95,7 @@ def convert(serving: keras.Model, representative: Callable[[], Iterator[tuple[st
     converter.inference_output_type = tf.int8
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
-        model = bytes(converter.convert())
+        model = keep_scales(bytes(converter.convert()))
     check_integer_graph(model)
     return model
 

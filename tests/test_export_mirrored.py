@@ -84,3 +84,35 @@ def test_the_int8_model_takes_the_mean_itself_at_any_size(looks: int) -> None:
         turned = runner(picture=np.ascontiguousarray(pixels[:, ::-1, ::-1]))
         assert np.abs(turned["logits"].astype(int) - stored["logits"]).max() < looks
         assert np.abs(turned["map"][:, ::-1, ::-1].astype(int) - stored["map"]).max() < looks
+
+
+def test_each_look_counts_the_same_in_int8_where_their_ranges_differ() -> None:
+    import keras  # noqa: PLC0415
+    from ai_edge_litert.interpreter import Interpreter  # noqa: PLC0415
+    from keras import layers, ops  # noqa: PLC0415
+
+    from export.whole_pictures import quantize_pictures  # noqa: PLC0415
+    from station.manifest import Preprocessing  # noqa: PLC0415
+
+    picture = keras.Input((None, None, 1), name="picture")
+    slope = layers.Conv2D(1, (1, 5), padding="same", name="slope")
+    cells = slope(picture)
+    network = keras.Model(picture, [ops.max(cells, axis=(1, 2)), cells])
+    # Pictures are all brighter to the right, so that a mirrored look sees nothing but slopes that fall.
+    slope.set_weights([np.array([-4, -2, 0.4, 2, 4], np.float32).reshape(1, 5, 1, 1), np.zeros(1, np.float32)])
+    rises = [np.linspace(low, high, 48) for low, high in RNG.uniform((0, 120), (60, 255), (24, 2))]
+    pictures = [np.tile(rise.round().astype(np.uint8), (32, 1)) for rise in rises]
+    preprocessing = Preprocessing(geometry="fitted", stride_px=1, multiple_px=16)
+    model = quantize_pictures(
+        network, pictures, preprocessing, ("logits", "map"), (1 / 128, 127), lambda _: None, 4
+    ).model
+    runner = Interpreter(model_content=model).get_signature_runner()
+    scale, zero_point = runner.get_output_details()["map"]["quantization"]
+    pixels = pictures[0][None, :, :, None]
+    real = ((pixels.astype(np.float32) - 127) / 128).astype(np.float32)
+    found = (runner(picture=pixels)["map"].astype(np.float64) - zero_point) * scale
+    one_look = network.predict_on_batch(real)[1]
+    # Away from the ends, where zeros beside the picture make slopes of their own.
+    inside = (slice(None), slice(None), slice(4, -4))
+    error = np.abs(found - by_hand(network, real, 4)[1])[inside].max()
+    assert error < 0.1 * np.abs(one_look[inside]).max()
