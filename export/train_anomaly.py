@@ -11,10 +11,12 @@ brought to one scale on good pictures that were held out.
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
+import cv2
 import keras
 import numpy as np
 import numpy.typing as npt
@@ -23,11 +25,12 @@ from keras import layers, ops
 from export.classifier import COARSE_STAGE, FINE_STAGE
 from export.dataset import DatasetError
 from export.efficientnet import INPUT_SCALE, INPUT_ZERO_POINT, STAGES
+from export.mirrored import with_looks
 from export.pace import Length
 from export.synthetic import draw_defects
 from export.train_classifier import ClassifierKnobs, ClassifierTraining, LoadedPicture, Say, TrainedClassifier
 from station.anomaly import ANOMALY_LABEL, decode_anomaly, distance_map
-from station.detections import Grid
+from station.detections import Grid, Placement
 from station.manifest import AnomalyDecoding, Preprocessing
 from station.messages import Pixels, Scores
 from station.preprocess import input_size, write_input
@@ -59,6 +62,11 @@ MAP_SPREADS_A_UNIT = 4.0
 """The same of the map: it knows drawn defects only, and has half the weight of the distance. On a development fold of
 MagneticTile the AUROC is .907 at the same weight, .916 at half of it and .923 without the map."""
 
+LARGEST_FEATURE = 80.0
+"""Standard deviations of good parts up to which the int8 range of a whitened feature reaches at least, if drawn defects
+do: what lies farther off is an anomaly by any limit. Those of MagneticTile's folds reach 35 to 66."""
+
+LEAST_STRENGTH = 1 / 64
 _LEAST_SPREAD = 0.25
 
 
@@ -79,7 +87,7 @@ class TrainedAnomaly:
 
 def anomaly_knobs(knobs: ClassifierKnobs) -> ClassifierKnobs:
     """The classifier's knobs as an anomaly model takes them."""
-    return replace(knobs, views=1, balance=0.0, looks=1)
+    return replace(knobs, views=1, balance=0.0)
 
 
 def train_on_drawn(
@@ -130,15 +138,16 @@ def train_on_drawn(
     return training.train()
 
 
-def with_distance(trained: TrainedClassifier, pictures: Sequence[Pixels], seed: int) -> TrainedAnomaly:
+def with_distance(trained: TrainedClassifier, pictures: Sequence[Pixels], seed: int, looks: int) -> TrainedAnomaly:
     """Add the features that say how far a patch lies from those of good parts.
 
     Args:
         trained: by `train_on_drawn`.
         pictures: of good parts, that it was trained on.
         seed: of the patches that are drawn.
+        looks: at a picture, whose mean the features will be, see `export.mirrored`.
     """
-    network = _whiten(trained.network, pictures, trained.preprocessing, seed)
+    network = _whiten(trained.network, pictures, trained.preprocessing, seed, looks)
     return TrainedAnomaly(network, trained.preprocessing, trained.to_real)
 
 
@@ -159,16 +168,49 @@ def with_drawn(pictures: Sequence[Pixels], seed: int) -> list[Pixels]:
     ]
 
 
+def within_reach(trained: TrainedAnomaly, drawn: Sequence[Pixels], good: Sequence[Pixels], looks: int) -> list[Pixels]:
+    """Pictures of `with_drawn`, whose defects are made fainter where they lie beyond `LARGEST_FEATURE`.
+
+    On 22 clean parts the defects lay up to 1,400 standard deviations off, one step of int8 was 11 of them, and all good
+    parts were equally far from each other. (With these it is 7, by the ramp that sets the input's scale.)
+
+    Args:
+        trained: the network.
+        drawn: with defects or without.
+        good: the same pictures as they were.
+        looks: at each picture, see `export.mirrored`.
+    """
+    network = with_looks(trained.network, looks)
+    found = []
+    for pixels, base in zip(drawn, good, strict=True):
+        strength, shown = 1.0, pixels
+        while shown is not base:
+            features, _ = _run(network, shown, trained.preprocessing, trained.to_real)[0]
+            if np.abs(features).max() <= LARGEST_FEATURE:
+                break
+            strength /= 2
+            blended = cv2.addWeighted(pixels, strength, base, 1 - strength, 0)
+            shown = base if strength < LEAST_STRENGTH else np.asarray(blended, np.uint8)
+        found.append(shown)
+    return found
+
+
 def fit_scale(
-    outputs: Sequence[tuple[Grid, Grid]],
-    placements: Sequence[Any],
+    seen: Iterable[tuple[Sequence[Grid], Placement]],
     decoding: AnomalyDecoding,
     bank: npt.NDArray[np.int8],
     stride_px: int,
 ) -> AnomalyDecoding:
-    """Bring both opinions to one scale, from the outputs `(features, map)` for good pictures that were held out."""
+    """Bring both opinions to one scale, from good pictures that were held out.
+
+    Args:
+        seen: the outputs `(features, map)` for each of them, and where it lies on the input; looked at one by one.
+        decoding: how distances are measured.
+        bank: of good patches.
+        stride_px: edge of a cell.
+    """
     farthest, strongest = [], []
-    for (features, activation), placement in zip(outputs, placements, strict=True):
+    for (features, activation), placement in seen:
         rows, columns = cells_inside(features.stored.shape, stride_px, placement)
         inside = Grid(features.stored[:rows, :columns], features.scale, features.zero_point)
         farthest.append(float(distance_map(inside, bank, decoding).max()))
@@ -198,30 +240,64 @@ def bank_bytes(bank: npt.NDArray[np.int8]) -> bytes:
 
 
 class FloatAnomaly:
-    """The float network before quantization, with the same preprocessing and decoding as the deployed model."""
+    """The float network before quantization, with the same preprocessing as the deployed model.
 
-    def __init__(self, trained: TrainedAnomaly, decoding: AnomalyDecoding, bank: npt.NDArray[np.int8]) -> None:
+    Args:
+        trained: the network.
+        decoding: in the deployed model's units; its scale is that of `scaled_on`, unless it is left as it is.
+        bank: of good patches.
+        looks: at each picture, see `export.mirrored`.
+    """
+
+    def __init__(
+        self, trained: TrainedAnomaly, decoding: AnomalyDecoding, bank: npt.NDArray[np.int8], looks: int
+    ) -> None:
+        self._network = with_looks(trained.network, looks)
         self._trained = trained
         self._decoding = decoding
         self._bank = bank
 
+    def scaled_on(self, pictures: Iterable[Pixels]) -> "FloatAnomaly":
+        """The same with a scale of its own, fitted as the deployed model's is, on the same pictures.
+
+        The rounding of int8 makes small distances larger, and what it cuts off makes large ones smaller. The scale of
+        either is part of it, as the biases are.
+        """
+        scaled = copy(self)
+        scaled._decoding = fit_scale(
+            map(self._outputs, pictures), self._decoding, self._bank, self._trained.preprocessing.stride_px
+        )
+        return scaled
+
     def infer(self, pixels: Pixels, reference: Pixels | None = None) -> Scores:  # noqa: ARG002 (it does not compare)
         """Score one picture."""
-        preprocessing = self._trained.preprocessing
-        tensor = np.empty((*input_size(pixels, preprocessing, (0, 0)), preprocessing.channels), np.uint8)
-        placement = write_input(pixels, tensor, preprocessing)
-        scale, zero_point = self._trained.to_real
-        real = (tensor[None].astype(np.float32) - zero_point) * np.float32(scale)
-        features, activation = self._trained.network.predict_on_batch(real)
+        (features, activation), placement = self._outputs(pixels)
         return decode_anomaly(
-            Grid(np.asarray(features[0], np.float32)),
-            Grid(np.asarray(activation[0], np.float32)),
+            features,
+            activation,
             self._bank,
             decoding=self._decoding,
-            stride_px=preprocessing.stride_px,
+            stride_px=self._trained.preprocessing.stride_px,
             placement=placement,
             heatmap=True,
         )
+
+    def _outputs(self, pixels: Pixels) -> tuple[tuple[Grid, Grid], Placement]:
+        (features, activation), placement = _run(
+            self._network, pixels, self._trained.preprocessing, self._trained.to_real
+        )
+        return (Grid(features), Grid(activation)), placement
+
+
+def _run(
+    network: keras.Model, pixels: Pixels, preprocessing: Preprocessing, to_real: tuple[float, int]
+) -> tuple[list[npt.NDArray[np.float32]], Placement]:
+    """The network's outputs `[rows, columns, values]` for a picture, and where it lies on the input."""
+    tensor = np.empty((*input_size(pixels, preprocessing, (0, 0)), preprocessing.channels), np.uint8)
+    placement = write_input(pixels, tensor, preprocessing)
+    scale, zero_point = to_real
+    real = (tensor[None].astype(np.float32) - zero_point) * np.float32(scale)
+    return [np.asarray(output[0], np.float32) for output in network.predict_on_batch(real)], placement
 
 
 def _drawn(base: LoadedPicture, name: str, clean: Sequence[LoadedPicture], rng: np.random.Generator) -> LoadedPicture:
@@ -229,15 +305,21 @@ def _drawn(base: LoadedPicture, name: str, clean: Sequence[LoadedPicture], rng: 
     return LoadedPicture(replace(base.sample, name=name, label=DRAWN, mask=None), DRAWN, pixels, mask)
 
 
-def _whiten(network: keras.Model, pictures: Sequence[Pixels], preprocessing: Preprocessing, seed: int) -> keras.Model:
-    """Add the output `features`: whitened with the statistics of good pictures, so that their mean is zero."""
+def _whiten(
+    network: keras.Model, pictures: Sequence[Pixels], preprocessing: Preprocessing, seed: int, looks: int
+) -> keras.Model:
+    """Add the output `features`: whitened with the statistics of good pictures, so that their mean is zero.
+
+    The statistics are those of the mean over the looks, which varies less than one look; whitening is linear, so that
+    the mean of whitened looks is the whitened mean.
+    """
     taps = [
         network.get_layer(f"block{sum(stage.blocks for stage in STAGES[: number + 1]) - 1}_{end}").output
         for number, end in ((FINE_STAGE, "add"), (COARSE_STAGE, "add"), (len(STAGES) - 1, "project_convolution"))
     ]
     # Single odd cells are smoothed away; at a thirty-second of the resolution a cell is large as it is.
     taps = [*(layers.AveragePooling2D(3, 1, "same")(tap) for tap in taps[:2]), taps[2]]
-    patches = _patches(keras.Model(network.input, taps), pictures, preprocessing, seed)
+    patches = _patches(with_looks(keras.Model(network.input, taps), looks), pictures, preprocessing, seed)
     mean, deviation = patches.mean(axis=0), patches.std(axis=0) + 1e-3
     values, vectors = np.linalg.eigh(np.cov(((patches - mean) / deviation).T))
     values, vectors = values[-FEATURES:], vectors[:, -FEATURES:]
@@ -247,13 +329,16 @@ def _whiten(network: keras.Model, pictures: Sequence[Pixels], preprocessing: Pre
     bias = np.asarray(-mean @ linear, np.float32)
     parts, start = [], 0
     for number, tap in enumerate(taps):
-        ratio, stop = 2**number, start + tap.shape[-1]
-        layer = layers.Conv2D(FEATURES * ratio * ratio, 1, name=f"whiten{number}")
-        # Depth to space with equal copies is enlargement, without a resize whose size would be fixed.
+        stop = start + tap.shape[-1]
+        layer = layers.Conv2D(FEATURES, 1, name=f"whiten{number}")
         part = layer(tap)
-        parts.append(ops.depth_to_space(part, ratio) if ratio > 1 else part)
-        kernel = np.tile(linear[start:stop], (1, ratio * ratio))
-        layer.set_weights([kernel[None, None], bias if number == 0 else np.zeros(kernel.shape[1], np.float32)])
+        # Depth to space of equal copies is enlargement, without a resize whose size would be fixed; by two at a time,
+        # since XNNPACK joins five tensors at most.
+        for _ in range(number):
+            part = ops.depth_to_space(ops.concatenate([part] * 4, axis=-1), 2)
+        parts.append(part)
+        kernel = linear[start:stop]
+        layer.set_weights([kernel[None, None], bias if number == 0 else np.zeros(FEATURES, np.float32)])
         start = stop
     return keras.Model(network.input, [layers.Add()(parts), network.output[1]], name="anomaly")
 
@@ -266,11 +351,8 @@ def _patches(
     each = max(4, PATCHES // len(pictures))
     drawn = []
     for pixels in pictures:
-        tensor = np.empty((*input_size(pixels, preprocessing, (0, 0)), preprocessing.channels), np.uint8)
-        placement = write_input(pixels, tensor, preprocessing)
-        real = (tensor[None].astype(np.float32) - INPUT_ZERO_POINT) * np.float32(INPUT_SCALE)
-        found = taps.predict_on_batch(real)
-        enlarged = [part[0].repeat(2**number, axis=0).repeat(2**number, axis=1) for number, part in enumerate(found)]
+        found, placement = _run(taps, pixels, preprocessing, (INPUT_SCALE, INPUT_ZERO_POINT))
+        enlarged = [part.repeat(2**number, axis=0).repeat(2**number, axis=1) for number, part in enumerate(found)]
         joined = np.concatenate(enlarged, axis=2)
         rows, columns = cells_inside(joined.shape, preprocessing.stride_px, placement)
         cells = joined[:rows, :columns].reshape(-1, joined.shape[2])

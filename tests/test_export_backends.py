@@ -243,7 +243,7 @@ def test_the_other_tasks_are_taken_up_too(tmp_path: Path, capsys: pytest.Capture
     commands = {
         "going on after step 4": ["train", str(boards), "--out", str(tmp_path / "detect"), *short],
         "going on with the stage of quantization": [
-            *("train", str(good), "--out", str(tmp_path / "anomaly"), *SMALL, "--epochs", "0"),
+            *("train", str(good), "--out", str(tmp_path / "anomaly"), *SMALL, "--epochs", "0", "--looks", "1"),
         ],
     }
     for told, command in commands.items():

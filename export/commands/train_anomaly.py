@@ -16,6 +16,7 @@ from export.train_anomaly import (
     mean_bank,
     with_distance,
     with_drawn,
+    within_reach,
 )
 from export.train_classifier import load_pictures
 from export.whole_pictures import draw_calibration, picture_layers, quantize_pictures
@@ -36,11 +37,17 @@ def train(request: Request) -> Path:
     dataset, knobs, good = request.dataset, fitted.knobs, fitted.good
     held_out = [sample for sample in dataset.splits["validation"] if sample.label == dataset.good]
     request.say("fitting the distribution of good patches")
-    trained = with_distance(fitted.trained, [item.pixels for item in good], knobs.seed)
+    trained = with_distance(fitted.trained, [item.pixels for item in good], knobs.seed, knobs.looks)
     names, calibration = draw_calibration(request, fitted.samples, knobs.channels)
-    ranges = with_drawn(calibration, knobs.seed)
+    ranges = within_reach(trained, with_drawn(calibration, knobs.seed), calibration, knobs.looks)
     quantized = quantize_pictures(
-        trained.network, ranges, trained.preprocessing, OUTPUT_NAMES["anomaly"], trained.to_real, request.say
+        trained.network,
+        ranges,
+        trained.preprocessing,
+        OUTPUT_NAMES["anomaly"],
+        trained.to_real,
+        request.say,
+        knobs.looks,
     )
     draft = Draft(
         name=request.name,
@@ -59,22 +66,16 @@ def train(request: Request) -> Path:
     draft = replace(draft, anomaly=decoding, extra={decoding.bank: bank_bytes(bank)})
     # The scale is taken from what was held out; from training pictures only where there is nothing else.
     deployed = draft.deployed(datetime.now(UTC))
-    reference = load_pictures(held_out, knobs.channels) or good
-    seen = [deployed.outputs(item.pixels) for item in reference]
-    decoding = fit_scale(
-        [(outputs[0], outputs[1]) for outputs, _ in seen],
-        [placement for _, placement in seen],
-        decoding,
-        bank,
-        trained.preprocessing.stride_px,
-    )
+    reference = [item.pixels for item in load_pictures(held_out, knobs.channels) or good]
+    decoding = fit_scale(map(deployed.outputs, reference), decoding, bank, trained.preprocessing.stride_px)
     draft = replace(draft, anomaly=decoding)
+    exact = FloatAnomaly(trained, decoding, bank, knobs.looks).scaled_on(reference)
     candidate = Candidate(
         draft=draft,
-        exact=FloatAnomaly(trained, decoding, bank),
+        exact=exact,
         quality=quality_limits(calibration),
         layers=lambda: picture_layers(
-            trained.network, quantized, ranges, trained.preprocessing, OUTPUT_NAMES["anomaly"]
+            trained.network, quantized, ranges, trained.preprocessing, OUTPUT_NAMES["anomaly"], knobs.looks
         ),
         configuration=asdict(knobs),
     )

@@ -55,8 +55,8 @@ INTEGER_TYPES = frozenset({np.dtype(np.int8), np.dtype(np.uint8), np.dtype(np.in
 """Types of tensors: quantized values, pixels, and the biases and sizes of the operations."""
 
 LARGEST_PICTURE_PX = 1 << 26
-"""Height × width of the largest input; the network's inner tensors take some 65 bytes a pixel, 175 of a
-classifier that looks four times."""
+"""Height × width of the largest input; the network's inner tensors take some 65 bytes a pixel, 180 of one
+that looks four times."""
 
 _DELEGATE = "DELEGATE"
 _SCALE_TOLERANCE = 1e-6
