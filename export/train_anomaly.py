@@ -63,8 +63,8 @@ MAP_SPREADS_A_UNIT = 4.0
 MagneticTile the AUROC is .907 at the same weight, .916 at half of it and .923 without the map."""
 
 LARGEST_FEATURE = 80.0
-"""Standard deviations of good parts up to which the int8 range of a whitened feature reaches at least, if drawn defects
-do: what lies farther off is an anomaly by any limit. Those of MagneticTile's folds reach 35 to 66."""
+"""Standard deviations of good parts beyond which no drawn defect may take the int8 range of the whitened features: what
+lies so far off is an anomaly by any limit. The ranges of MagneticTile's folds reach 35 to 66."""
 
 LEAST_STRENGTH = 1 / 64
 _LEAST_SPREAD = 0.25
@@ -244,7 +244,7 @@ class FloatAnomaly:
 
     Args:
         trained: the network.
-        decoding: in the deployed model's units; its scale is that of `scaled_on`, unless it is left as it is.
+        decoding: of the deployed model; `scaled_on` gives another scale.
         bank: of good patches.
         looks: at each picture, see `export.mirrored`.
     """
