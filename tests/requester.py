@@ -12,8 +12,12 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from station.messages import Response
-from station.wire import decode
+from station.messages import Response, Status, StatusName
+from station.wire import decode, status_topic
+
+
+def _is_there(received: Received) -> bool:
+    return decode(Status, received.payload).status is not StatusName.OFFLINE
 
 
 @dataclass(frozen=True)
@@ -32,10 +36,12 @@ class Requester:
         self._port = port
         self._numbers = itertools.count(1)
         self._listener = Listener(port, f"inspection/{station}/response/#")
+        self._statuses = Listener(port, status_topic(station))
         self._client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
 
     def __enter__(self) -> Self:
         self._listener.__enter__()
+        self._statuses.__enter__()
         self._client.connect("127.0.0.1", self._port)
         self._client.loop_start()
         return self
@@ -45,6 +51,7 @@ class Requester:
     ) -> None:
         self._client.disconnect()
         self._client.loop_stop()
+        self._statuses.__exit__(None, None, None)
         self._listener.__exit__(None, None, None)
 
     @property
@@ -77,5 +84,9 @@ class Requester:
         return of(self._listener.wait_until(lambda received: bool(of(received))))[0]
 
     def ask(self, verb: str, **request: Any) -> Response:
-        """Publish a request and wait for its answer."""
+        """Wait until the station is there, publish a request and wait for its answer.
+
+        A station subscribes to its requests before it says that it is there; what is sent earlier no one hears.
+        """
+        self._statuses.wait_until(lambda received: bool(received) and _is_there(received[-1]))
         return self.answer(self.send(verb, **request))
