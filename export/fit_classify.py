@@ -23,6 +23,7 @@ from export.train_classifier import (
     LoadedPicture,
     TrainedClassifier,
     classifier_preprocessing,
+    completed,
     load_pictures,
 )
 from station.whole_file import write_whole
@@ -172,11 +173,18 @@ def settle_knobs(folder: Path, knobs: ClassifierKnobs) -> None:
             before = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as exc:
             raise DatasetError(f"{path}: cannot be read: {exc}; give another folder for --out") from exc
-        # A training from before there was pruning was not pruned; the looks come after the training.
+        # The looks come after the training.
         free = {"minutes": None, "looks": None}
-        if {"prune": 0.0, **before, **free} != {**stored, **free}:
+        there, now = completed(before) | free, stored | free
+        if there != now:
+            differing = ", ".join(
+                f"{name} {there.get(name)} there, {now.get(name)} now"
+                for name in there | now
+                if there.get(name) != now.get(name)
+            )
             raise DatasetError(
-                f"{folder}: holds a training with other knobs; give the same ones, or another folder for --out"
+                f"{folder}: holds a training with other knobs ({differing}); give the same options, or another folder "
+                "for --out if the training is of an earlier version"
             )
     write_whole(path, (json.dumps(stored, indent=2) + "\n").encode())
 

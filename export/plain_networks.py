@@ -12,7 +12,7 @@ from export.evaluate import score_samples
 from export.evaluation import Task, evaluate
 from export.request import Request
 from export.samples import SPLITS, Dataset
-from export.train_classifier import ClassifierKnobs, ClassifierTraining, LoadedPicture, load_pictures
+from export.train_classifier import ClassifierKnobs, ClassifierTraining, LoadedPicture, completed, load_pictures
 from export.train_cnn import TrainingError
 from station.manifest import ClassDecoding, Thresholds
 from station.whole_file import write_whole
@@ -65,7 +65,7 @@ def plain_figures(
         # More minutes alone do not make another comparison, and the split is settled in the folder.
         settled = json.loads(json.dumps(asdict(replace(knobs, minutes=None))))
         settled["train_pictures"] = len(dataset.splits["train"])
-        if known.get(knobs.preset, {}).get("knobs") != settled:
+        if completed(known.get(knobs.preset, {}).get("knobs", {})) != settled:
             figures = _train(request, knobs, loaded)
             known[knobs.preset] = {"knobs": settled, "figures": figures}
             write_whole(path, (json.dumps(known, indent=2) + "\n").encode())

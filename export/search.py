@@ -18,7 +18,14 @@ from typing import Any
 import numpy as np
 
 from export.taps import TapStore
-from export.train_classifier import ClassifierKnobs, ClassifierTraining, LoadedPicture, Say, working_scale
+from export.train_classifier import (
+    ClassifierKnobs,
+    ClassifierTraining,
+    LoadedPicture,
+    Say,
+    completed,
+    working_scale,
+)
 from export.train_cnn import TrainingError
 from station.whole_file import write_whole
 
@@ -191,7 +198,7 @@ def _read(path: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    if not isinstance(content, dict) or content.get("asked") != asked:
+    if not isinstance(content, dict) or completed(content.get("asked", {})) != completed(asked):
         return None
     changes: dict[str, Any] = content.get("changes", {})
     return changes

@@ -6,7 +6,8 @@ The pretrained network is trained in two stages. At first all of it stays as it 
 few views of each picture and kept, and the best linear head on them is found (`export.linear_head`). From there on
 fine-tuning bends the features and does not tear them (Kumar et al., ICLR 2022, "LP-FT"): all but the first blocks are
 trained from pictures on, on views that are new each time. That ends after its epochs, or when its share of the time is
-spent, and is undone if held-out pictures are certainly told apart worse than before. The plain networks have one stage.
+spent, and is undone if held-out pictures are certainly told apart worse than before. It may be done several times from
+the same beginning, and the weights averaged. The plain networks have one stage.
 
 With `--prune` a smaller network is made of the trained one, without the least used inner channels of the blocks
 (`export.pruning`). The whole network, in float, then teaches the small one on new views (Hinton, Vinyals & Dean, 2015,
@@ -17,7 +18,7 @@ What was done is saved after each epoch and taken up again by the same command.
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -117,6 +118,8 @@ class ClassifierKnobs:
         dropout: share of features left out.
         smoothing: of the labels.
         balance: a class of n pictures weighs n to the power of −balance; 0 counts pictures, 1 counts classes.
+        fine_tunings: how many there are from the same beginning, on other views in another order; they share the time,
+            each is undone by itself if it has made things worse, and the network gets the mean of their weights.
         prune: share of the inner channels that is taken out of each block that fine-tuning trains; 0: none.
         patience: epochs without a better validation loss after which a stage ends, at its best weights; 0: never.
         looks: at each picture, over which the finished network takes the mean, see `export.mirrored`.
@@ -139,6 +142,7 @@ class ClassifierKnobs:
     dropout: float = 0.2
     smoothing: float = 0.05
     balance: float = 0.5
+    fine_tunings: int = 1
     prune: float = 0.0
     patience: int = 0
     looks: int = 4
@@ -146,6 +150,20 @@ class ClassifierKnobs:
     seed: int = 0
     channels: Literal[1, 3] = 1
     view: ViewKnobs = field(default_factory=ViewKnobs)
+
+    def __post_init__(self) -> None:
+        """Refuse what does not go together.
+
+        Raises:
+            ValueError: several fine-tunings of a network that is pruned or not fine-tuned.
+        """
+        if self.fine_tunings > 1 and (self.prune or self.epochs == 0):
+            raise ValueError(f"{self.fine_tunings} fine-tunings with prune {self.prune:g} and epochs {self.epochs}")
+
+
+def completed(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Stored knobs with those that an earlier version did not know, at the values by which it trained."""
+    return {"prune": 0.0, "fine_tunings": 1, **stored}
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,9 +361,18 @@ class ClassifierTraining:
         if epochs is None:
             area_px = sum(item.pixels.shape[0] * item.pixels.shape[1] for item in self._pictures)
             epochs = self._length.epochs(area_px * self.preprocessing.scale**2)
-        share = FINE_SHARE / (1 + TAUGHT_EPOCHS) if knobs.prune else FINE_SHARE
+        share = FINE_SHARE / (1 + TAUGHT_EPOCHS) if knobs.prune else FINE_SHARE / knobs.fine_tunings
         fine = _Stage("fine-tuning", network, self._from_pictures, self._as_served, epochs, knobs.rate, share, _is_late)
         stages = [fine] if epochs else []
+        others = [
+            build_classifier(knobs.channels, labels, defects, knobs.dropout, statistics)
+            for _ in range(1, knobs.fine_tunings)
+        ]
+        if others:
+            stages = [
+                replace(fine, name=f"fine-tuning {number} of {knobs.fine_tunings}", model=model)
+                for number, model in enumerate([network, *others], 1)
+            ]
         if knobs.prune:
             # The widths follow from the share alone: what goes on from a checkpoint has the same.
             widths = inner_widths(knobs.prune, FROZEN_BLOCKS)
@@ -353,11 +380,16 @@ class ClassifierTraining:
             stages.append(self._taught(fine, small))
         if store is not None and not begun:
             self._fit_head(store, statistics, network)
+            for model in others:
+                model.set_weights(network.get_weights())
         models = [stage.model for stage in stages] or [network]
         if self._folder is not None and not begun:
             save(self._folder / CHECKPOINT, models, 0, 0, 0.0)
         self._run(stages, models, resumed=begun)
         trained = stages[-1].model if stages else network
+        if others:
+            _average([network, *others], into=trained)
+            self._say(f"the network has the mean weights of {knobs.fine_tunings} fine-tunings")
         serving = for_serving(trained, knobs.channels, labels, defects, statistics)
         return TrainedClassifier(serving, self.preprocessing, (INPUT_SCALE, INPUT_ZERO_POINT))
 
@@ -697,6 +729,12 @@ class ClassifierTraining:
         if self._knobs.optimizer == "sgd":
             return keras.optimizers.SGD(rate, momentum=0.9, weight_decay=decay * rate, global_clipnorm=1.0)
         return keras.optimizers.AdamW(rate, weight_decay=decay, global_clipnorm=1.0)
+
+
+def _average(models: Sequence[keras.Model], into: keras.Model) -> None:
+    """Give a network the mean weights of several that began alike (Wortsman et al., ICML 2022, "Model soups")."""
+    weights = zip(*(model.get_weights() for model in models), strict=True)
+    into.set_weights([np.mean(of_all, axis=0, dtype=np.float64) for of_all in weights])
 
 
 def _as_it_is(item: LoadedPicture, _: np.random.Generator) -> LoadedPicture:

