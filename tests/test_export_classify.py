@@ -12,10 +12,11 @@ from test_station import embedded, folder_camera, has_verdicts, verdicts
 from tiny_parts import draw_part, write_parts
 
 from export.__main__ import main
+from export.package import write_bundle
 from export.train_anomaly import with_drawn
 from station.adapters.litert_model import load_model
 from station.errors import BundleError
-from station.manifest import AnomalyDecoding, Manifest, Preprocessing, read_bundle
+from station.manifest import AnomalyDecoding, GoldenCase, Manifest, Preprocessing, read_bundle
 from station.messages import Outcome, Pixels, Reason
 
 pytestmark = [
@@ -210,6 +211,16 @@ def test_good_parts_alone_make_an_anomaly_model(folder: Path, capsys: pytest.Cap
     good = [model.infer(draw_part(RNG, "good")[0]).score for _ in range(12)]
     bad = [model.infer(draw_part(RNG, "hole")[0]).score for _ in range(12)]
     assert np.mean([one > other for one in bad for other in good]) > 0.9
+    # A new limit from good parts alone has a picture that must be rejected, also where none of the old ones is by it.
+    unmarked = folder / "unmarked.bundle"
+    part = min((draw_part(RNG, "good")[0] for _ in range(12)), key=lambda pixels: model.infer(pixels).score)
+    case = GoldenCase(file="golden/0.png", outcome=Outcome.OK, score=model.infer(part).score, tolerance=0.01)
+    files = {case.file: cv2.imencode(".png", part)[1].tobytes()}
+    write_bundle(unmarked, bundle.manifest.model_copy(update={"golden": (case,)}), bundle.model, files, bundle.extra)
+    stricter = folder / "stricter.bundle"
+    command = ["threshold", str(unmarked), "--data", str(data), "--split", "all", "--max-false-reject", "0.01"]
+    assert main([*command, "--out", str(stricter)]) == 0
+    assert Outcome.NG in {case.outcome for case in read_bundle(stricter).manifest.golden}
     # It looks at each part mirrored both ways, too, so a mirrored part is the same to it but for the order of sums.
     assert bundle.manifest.configuration["looks"] == 4
     assert main([*arguments, "--allow-regression", "--looks", "1"]) == 0

@@ -92,9 +92,17 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _candidates(bundle: Bundle, samples: Sequence[Sample]) -> Iterator[tuple[Pixels, ...]]:
-    """The new pictures; then the old golden ones, since good parts alone would leave no defect among them."""
+    """The new pictures, for an anomaly model marked ones, too; then the old golden ones.
+
+    Good parts alone would leave no defect among them, and the old ones may be none by a higher threshold.
+    """
     manifest = bundle.manifest
-    yield from golden_candidates(samples, manifest.preprocessing.channels, compares=manifest.compares)
+    yield from golden_candidates(
+        samples,
+        manifest.preprocessing.channels,
+        compares=manifest.compares,
+        marked=manifest.task == "anomaly",
+    )
     for case in manifest.golden:
         yield tuple(_decode(bundle.golden[name]) for name in (case.file, case.reference) if name is not None)
 
