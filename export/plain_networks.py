@@ -65,7 +65,7 @@ def plain_figures(
         # More minutes alone do not make another comparison, and the split is settled in the folder.
         settled = json.loads(json.dumps(asdict(replace(knobs, minutes=None))))
         settled["train_pictures"] = len(dataset.splits["train"])
-        if completed(known.get(knobs.preset, {}).get("knobs", {})) != settled:
+        if known.get(knobs.preset, {}).get("knobs") != settled:
             figures = _train(request, knobs, loaded)
             known[knobs.preset] = {"knobs": settled, "figures": figures}
             write_whole(path, (json.dumps(known, indent=2) + "\n").encode())
@@ -126,6 +126,10 @@ def _read(path: Path) -> dict[str, Any]:
     """What is known; a file that cannot be read is made anew."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        return {preset: one for preset, one in record.items() if isinstance(one["figures"], dict)}
+        return {
+            preset: one | {"knobs": completed(one["knobs"])}
+            for preset, one in record.items()
+            if isinstance(one["figures"], dict)
+        }
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}

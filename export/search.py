@@ -196,9 +196,7 @@ def _read(path: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
     """What was found before for the same question; None: nothing."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        changes: dict[str, Any] = content["changes"]
+        return changes if completed(content["asked"]) == asked else None
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    if not isinstance(content, dict) or completed(content.get("asked", {})) != completed(asked):
-        return None
-    changes: dict[str, Any] = content.get("changes", {})
-    return changes

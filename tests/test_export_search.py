@@ -1,5 +1,6 @@
 """The search for size, rate and dropout: what it takes, what it leaves, and that it is not done twice."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,12 @@ def test_what_was_found_is_not_looked_for_again_unless_the_question_is_another(
     again = found(tmp_path, monkeypatch, {}, {})
     assert again == first
     assert not Trained.trained
+    # Nor if the record is of a version that knew fewer knobs.
+    record = json.loads((tmp_path / RECORD).read_text(encoding="utf-8"))
+    del record["asked"]["fine_tunings"]
+    (tmp_path / RECORD).write_text(json.dumps(record), encoding="utf-8")
+    assert found(tmp_path, monkeypatch, {}, {}) == first
+    assert not Trained.trained
     # How often the finished network looks is no part of the question.
     once = found(tmp_path, monkeypatch, {}, {}, ClassifierKnobs(minutes=20.0, looks=1))
     assert once == replace(first, looks=1)
@@ -110,8 +117,9 @@ def test_what_was_found_is_not_looked_for_again_unless_the_question_is_another(
     assert {knobs.side_px for knobs in Trained.trained} == {100}
 
 
-def test_a_damaged_record_is_written_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / RECORD).write_text("{", encoding="utf-8")
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"asked": 3, "changes": {}}'])
+def test_a_damaged_record_is_written_anew(content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / RECORD).write_text(content, encoding="utf-8")
     found(tmp_path, monkeypatch, {None: 0.50, 140: 0.49, 280: 0.60}, USUAL)
     assert len(Trained.trained) == 7
     assert '"tried"' in (tmp_path / RECORD).read_text(encoding="utf-8")
