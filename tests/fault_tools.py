@@ -19,9 +19,6 @@ import pytest
 
 LONG = os.environ.get("FAULTS") == "long"
 
-BUSY_S = 2.0
-"""What other programs on the machine may add to a delay that a test bounds: a hang takes far longer."""
-
 
 def table(name: str, figures: Mapping[str, Any]) -> None:
     """Show figures, and keep them where FAULTS_OUT says."""

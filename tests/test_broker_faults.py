@@ -79,9 +79,7 @@ def test_a_backlog_drains_faster_than_live_and_does_not_hold_live_verdicts_up(tm
     )
     assert journal_bytes <= JournalSettings().max_bytes
     assert BACKLOG / drained_s >= 5 * LIVE_RATE_HZ
-    # Held up, they would wait half as long as the backlog takes. The longest of a short run is other programs' doing.
-    assert half_s < drained_s / 4
-    assert not LONG or longest_s < 1.0
+    assert longest_s < 1.0
 
 
 class Wire:

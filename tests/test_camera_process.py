@@ -17,7 +17,6 @@ import numpy as np
 import psutil
 import pytest
 from camera_helpers import CLOCK, Seen, counting, drive, finish, picture
-from fault_tools import BUSY_S
 
 from station.adapters.camera_process import CameraProcess, CapturePlan, plan_for
 from station.adapters.folder_camera import FolderCameraReader
@@ -150,8 +149,8 @@ def test_a_camera_that_hangs_is_replaced(mishap: str, fuse: Path) -> None:
     assert after.states == [STALLED, RUNNING, STOPPED]
     assert after.events[1].missed_since == before.frames[-1].capture.captured_at
     stalled_after_s = after.time_of(STALLED) - before.last_frame_s
-    assert deadline_s - 0.2 < stalled_after_s < deadline_s + BUSY_S
-    assert after.time_of(RUNNING) - after.time_of(STALLED) < 5 + BUSY_S
+    assert deadline_s - 0.2 < stalled_after_s < deadline_s + 0.5
+    assert after.time_of(RUNNING) - after.time_of(STALLED) < 5
     assert after.sequences == list(range(21, 21 + len(after.frames)))
 
 
@@ -249,7 +248,7 @@ def test_stopping_takes_less_than_a_second_when_the_driver_hangs(mishap: str, fu
         seen = drive(source, lambda so_far: len(so_far.frames) == 3)
         began_s = time.monotonic()
         finish(source, seen)
-        assert time.monotonic() - began_s < 1.0 + BUSY_S
+        assert time.monotonic() - began_s < 1.0
         assert source.read(0.0) is None
     assert seen.states[-1] is STOPPED
     assert STALLED not in seen.states
@@ -274,7 +273,7 @@ def test_leaving_without_an_orderly_stop_ends_a_hanging_child_within_a_second(fu
         child = psutil.Process(child_pid())
         drive(source, lambda _: child.status() == psutil.STATUS_STOPPED)
         began_s = time.monotonic()
-    assert time.monotonic() - began_s < 1.0 + BUSY_S
+    assert time.monotonic() - began_s < 1.0
     assert not child.is_running()
 
 

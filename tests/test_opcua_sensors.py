@@ -12,7 +12,6 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
-from fault_tools import BUSY_S
 from opcua_server import NAMESPACE, OpcUaServer
 from pydantic import ValidationError
 from sensor_helpers import CLOCK, Heard, listen, next_row, until_state
@@ -173,7 +172,7 @@ def test_without_a_server_it_says_so_and_leaves_at_once() -> None:
         assert "OPC UA opc.tcp://127.0.0.1" in reason
         assert "efused" in reason or "onnect call failed" in reason
         began_s = time.monotonic()
-    assert time.monotonic() - began_s < 3 + BUSY_S
+    assert time.monotonic() - began_s < 3
 
 
 def test_a_login_is_used_and_a_wrong_one_is_told(server: OpcUaServer) -> None:
@@ -190,7 +189,7 @@ def test_leaving_does_not_wait_for_a_server_that_hangs(server: OpcUaServer) -> N
         server.stop()
         assert source.read(1.0) is not None
         began_s = time.monotonic()
-    assert time.monotonic() - began_s < 8 + BUSY_S
+    assert time.monotonic() - began_s < 8
     server.go_on()
 
 

@@ -13,7 +13,6 @@ import cv2
 import numpy as np
 import pytest
 from camera_helpers import CLOCK, drive, finish
-from fault_tools import BUSY_S
 from hypothesis import given
 from hypothesis import strategies as st
 from mjpeg_server import address, mjpeg_camera
@@ -133,13 +132,13 @@ def test_a_network_camera_that_stops_sending_is_stalled_and_comes_back() -> None
             seen = drive(source, lambda so_far: len(so_far.frames) >= 20)
             sender.process.send_signal(signal.SIGSTOP)
             drive(source, lambda so_far: STALLED in so_far.states, seen=seen)
-            assert seen.time_of(STALLED) - seen.last_frame_s < deadline_s + BUSY_S
+            assert seen.time_of(STALLED) - seen.last_frame_s < deadline_s + 0.5
             before_s = time.monotonic()
             assert drive(source, lambda _: time.monotonic() > before_s + 2.5, within_s=5).frames == []
             sender.process.send_signal(signal.SIGCONT)
             returned_s = time.monotonic()
             drive(source, lambda so_far: so_far.states[-1] is RUNNING, seen=seen)
-            assert time.monotonic() - returned_s < 5 + BUSY_S
+            assert time.monotonic() - returned_s < 5
             drive(source, lambda so_far: len(so_far.frames) >= 30, seen=seen)
             finish(source, seen)
     assert seen.states[1:4] == [RUNNING, STALLED, RUNNING]
@@ -154,7 +153,7 @@ def test_a_source_that_accepts_and_never_sends_is_stalled_until_it_does() -> Non
         with running(settings) as source:
             began_s = time.monotonic()
             seen = drive(source, lambda so_far: STALLED in so_far.states)
-            assert time.monotonic() - began_s < 5 + BUSY_S
+            assert time.monotonic() - began_s < 5
             reason = seen.events[-1].reason or ""
             assert f"http://127.0.0.1:{port}/video" in reason
             assert "secret" not in reason
@@ -163,7 +162,7 @@ def test_a_source_that_accepts_and_never_sends_is_stalled_until_it_does() -> Non
             with mjpeg_camera(port=port):
                 returned_s = time.monotonic()
                 drive(source, lambda so_far: len(so_far.frames) >= 3, seen=seen)
-                assert time.monotonic() - returned_s < 5 + BUSY_S
+                assert time.monotonic() - returned_s < 5
                 finish(source, seen)
     assert seen.states[1:3] == [STALLED, RUNNING]
 

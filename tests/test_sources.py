@@ -6,7 +6,6 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
-from fault_tools import BUSY_S
 from modbus_server import ModbusServer
 from mosquitto import Mosquitto
 from opcua_server import OpcUaServer
@@ -72,7 +71,7 @@ def test_each_source_delivers_whole_rows_in_order_and_is_left_at_once(bench: Ben
             heard = listen(entered, lambda so_far: len(so_far.rows) >= 3)
             points = entered.points
             began_s = time.monotonic()
-        assert time.monotonic() - began_s < 5 + BUSY_S
+        assert time.monotonic() - began_s < 5
     assert len(set(points)) == len(points) >= 1
     assert SourceStateName.DOWN not in heard.states
     for row in heard.rows:
