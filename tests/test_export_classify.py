@@ -259,7 +259,7 @@ def test_what_is_whitened_is_the_mean_of_the_looks(looks: int) -> None:
     )
     from export.train_classifier import TrainedClassifier  # noqa: PLC0415
 
-    # The head knows nothing yet, and its map is chance: where that is strongest elsewhere than the distance, scores are low.
+    # The head knows nothing yet, and its map is chance: strongest elsewhere than the distance, it makes scores low.
     keras.utils.set_random_seed(1)
     network = build_classifier(1, 2, 1, 0.0, None)
     to_real = (1 / 128, 127)
