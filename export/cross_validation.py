@@ -62,16 +62,26 @@ def fit_folds(request: Request, count: int, split_seed: int, fit: Callable[[Requ
             fit(turn)
 
 
+def fold_parts(dataset: Dataset, count: int, split_seed: int) -> Iterator[tuple[Fold, Dataset]]:
+    """Each fold, and the data set of its training: a part of what trains is held out for the threshold.
+
+    Raises:
+        DatasetError: the folds cannot be made.
+    """
+    for fold in folds(dataset, count, split_seed):
+        yield fold, _part(dataset, fold, split_seed)
+
+
 def _turns(request: Request, count: int, split_seed: int) -> Iterator[Request]:
     """What each fold is asked to do."""
     _settle(request, count)
-    for fold in folds(request.dataset, count, split_seed):
+    for fold, part in fold_parts(request.dataset, count, split_seed):
         request.say(f"fold {fold.number + 1} of {count}: {len(fold.train)} to train, {len(fold.test)} to test")
         # Only its figures count: what int8 loses in a part is no reason to stop.
         # The final training compares, once is enough.
         yield replace(
             request,
-            dataset=_part(request.dataset, fold, split_seed),
+            dataset=part,
             out=request.out / f"fold-{fold.number}",
             allow_regression=True,
             compare=False,
@@ -86,6 +96,8 @@ def _settle(request: Request, count: int) -> None:
         "preset": request.preset,
         "options": {name: str(value) for name, value in sorted(request.options.items())},
     }
+    if request.rule is not None:
+        asked["rule"] = str(request.rule)
     if request.synthesis:
         asked["synthesis"] = list(request.synthesis)
     path = request.out / ASKED
@@ -99,7 +111,6 @@ def _settle(request: Request, count: int) -> None:
 
 
 def _part(dataset: Dataset, fold: Fold, seed: int) -> Dataset:
-    """The data set of one turn: a part of what trains is held out for the threshold."""
     shares: dict[Split, float] = {"train": 1 - VALIDATION_SHARE, "validation": VALIDATION_SHARE}
     real = [sample for sample in fold.train if sample.synthetic is None]
     drawn = draw_splits(real, seed, shares)

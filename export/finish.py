@@ -18,11 +18,11 @@ from export.package import (
     golden_candidates,
     golden_set,
     held_out_thresholds,
-    with_references,
     write_bundle,
 )
 from export.progress import ProgressLine
 from export.report import REPORT, Report, write_report
+from export.samples import with_references
 from export.summary import counted
 from export.thresholds import Rule, percent
 from station.adapters.litert_model import LitertModel
@@ -42,7 +42,6 @@ class Candidate:
         quality: limits of the station's quality gate.
         configuration: the resolved knobs.
         layers: measures the layers, called once; None where nobody asks.
-        rule: how the threshold is chosen; None: by what the held-out pictures allow.
     """
 
     draft: Draft
@@ -50,7 +49,6 @@ class Candidate:
     quality: QualityLimits
     configuration: Mapping[str, Any]
     layers: Callable[[], Sequence[LayerError]] | None = None
-    rule: Rule | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +57,12 @@ class Demands:
 
     Attributes:
         allow_regression: write the bundle even if int8 is worse than float by more than the limits.
+        rule: how the threshold is chosen; None: by what the held-out pictures allow.
         others: name → headline figures of other models on the test pictures, for the report.
     """
 
     allow_regression: bool = False
+    rule: Rule | None = None
     others: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
@@ -106,9 +106,7 @@ def finish(
     say(f"scoring {len(held_out)} held-out pictures")
     scored = {("validation", "int8"): score(deployed, held_out, "int8, held out")}
     scored["validation", "float"] = score(candidate.exact, held_out, "float, held out")
-    thresholds, of_threshold = _thresholds(
-        scored["validation", "int8"], task, draft.manifest(created_at), candidate.rule
-    )
+    thresholds, of_threshold = _thresholds(scored["validation", "int8"], task, draft.manifest(created_at), demands.rule)
     warnings = _of_the_data(dataset) + of_threshold
     if test := dataset.splits["test"]:
         say(f"scoring {len(test)} test pictures")
@@ -184,11 +182,11 @@ def _thresholds(
     scored: Sequence[Scored], task: Task, manifest: Manifest, rule: Rule | None
 ) -> tuple[Thresholds, list[str]]:
     """The bundle's thresholds, and what the held-out pictures cannot support."""
-    if task.kind == "detect" and rule is None:
+    if rule is None and task.kind == "detect":
         return held_out_thresholds(scored), []
-    if task.good is None:
+    if rule is None and task.good is None:
         return NEVER_OK, []
-    if not any(item.sample.label == task.good for item in scored):
+    if rule is None and not any(item.sample.label == task.good for item in scored):
         text = "no good parts were held out: the threshold is one half and not chosen on anything"
         return Thresholds(default=0.5, chosen_on=text), [text]
     choice = choose_for(scored, task, manifest, rule)

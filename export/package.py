@@ -17,6 +17,7 @@ from export.cnn import MULTIPLE_PX, STRIDE_PX
 from export.dataset import Dataset, DatasetError, Sample
 from export.evaluate import Scored, choose_threshold, count_frames
 from export.quantize import INPUT_NAMES, describe, read_pictures
+from export.samples import with_references
 from export.trained_on import training_record
 from station.adapters.litert_model import LitertModel, load_model
 from station.bundle_file import GOLDEN, MODEL
@@ -268,24 +269,6 @@ def dataset_record(dataset: Dataset) -> dict[str, Any]:
         **{f"{split}_pictures": len(samples) for split, samples in dataset.splits.items()},
         **{f"{split}_defects": sum(len(item.classes) for item in samples) for split, samples in dataset.splits.items()},
     }
-
-
-def with_references(samples: Sequence[Sample]) -> list[Sample]:
-    """The samples, and their references as further pictures without defects, which are references of themselves."""
-    return [
-        *samples,
-        *(
-            replace(
-                sample,
-                name=f"{sample.name} (reference)",
-                picture=sample.reference,
-                boxes_px=sample.boxes_px[:0],
-                classes=sample.classes[:0],
-            )
-            for sample in samples
-            if sample.reference is not None
-        ),
-    ]
 
 
 def _clearance(scores: Scores, thresholds: Thresholds) -> float:

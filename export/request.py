@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from export.samples import Dataset
+from export.thresholds import Rule
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,7 @@ class Request:
         preset: network that was asked for; None leaves it to the task.
         options: the task's own knobs that were given, by the name of their option.
         allow_regression: write the bundle even if its int8 model is worse than the float one by more than the limits.
+        rule: how the threshold is to be chosen; None: by what the held-out pictures allow.
         synthesis: way of synthesis, and pictures of each class that it makes for this training; None: none are made.
         compare: train the plain networks besides, for the report, where the task has some.
         say: takes lines for people; one with "min left" is progress, and on a terminal the next takes its place.
@@ -38,6 +40,7 @@ class Request:
     preset: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     allow_regression: bool = False
+    rule: Rule | None = None
     synthesis: tuple[str, int] | None = None
     compare: bool = True
     say: Callable[[str], None] = print

@@ -1,7 +1,7 @@
 """What a labelled folder becomes: samples by split, and the list of what is wrong with it."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -111,6 +111,24 @@ class Sample:
 def no_boxes() -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
     """`boxes_px` and `classes` of a picture without boxes."""
     return np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
+
+
+def with_references(samples: Sequence[Sample]) -> list[Sample]:
+    """The samples, and their references as further pictures without defects, which are references of themselves."""
+    return [
+        *samples,
+        *(
+            replace(
+                sample,
+                name=f"{sample.name} (reference)",
+                picture=sample.reference,
+                boxes_px=sample.boxes_px[:0],
+                classes=sample.classes[:0],
+            )
+            for sample in samples
+            if sample.reference is not None
+        ),
+    ]
 
 
 @dataclass(frozen=True, slots=True)

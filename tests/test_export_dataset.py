@@ -9,7 +9,7 @@ from tiny_detector import write_folder
 
 from export.calibration_set import calibration_set
 from export.dataset import BOARD_LABELS, DatasetError, fingerprint, read_dataset, read_pixels
-from export.package import with_references
+from export.samples import with_references
 
 
 @pytest.fixture

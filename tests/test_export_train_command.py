@@ -4,6 +4,7 @@ import fcntl
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -24,6 +25,7 @@ from export.folder_lock import alone_in
 from export.request import Request
 from export.samples import DatasetError
 from export.teller import Teller
+from export.thresholds import MaxMiss
 
 
 def test_the_labels_pick_the_task(tmp_path: Path) -> None:
@@ -178,6 +180,11 @@ def test_boxes_are_drawn(tmp_path: Path) -> None:
         (["{data}", "--preset", "plain-a"], "--preset plain-a: detect has one network"),
         (["{data}", "--no-plain"], "--no-plain: no option of the task detect"),
         (["{data}", "--prune", "0.5"], "--prune: no option of the task detect"),
+        (["{data}", "--bad-share", "0.5"], "--bad-share: goes with --costs only"),
+        (
+            ["{data}", "--task", "warn", "--max-miss", "0"],
+            "the bad ones missed: no option of the task warn",
+        ),
     ],
 )
 def test_wrong_use_says_what_to_do(
@@ -193,6 +200,36 @@ def test_wrong_use_says_what_to_do(
     error = capsys.readouterr().err
     assert expected in error
     assert len(error.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("counts", "rule", "expected"),
+    [
+        (
+            {"good": 40},
+            ["--max-miss", "0.1"],
+            r"at most 10\.0 % of the bad ones missed: no picture of a bad part is ",
+        ),
+        ({"good": 40}, ["--costs", "1:5"], r"so misses cannot be counted; add some, or give --max-false-reject$"),
+        (
+            {"a": 30, "b": 30},
+            ["--max-false-reject", "0.1"],
+            r"name that class good, ok or normal, or leave the rule out$",
+        ),
+        (
+            {"good": 3, "a": 40, "b": 40},
+            ["--max-miss", "0", "--folds", "2"],
+            r"fold 1 of 2: threshold for .*: no picture of a good part is held out; add some",
+        ),
+    ],
+)
+def test_a_threshold_that_cannot_be_chosen_is_refused_before_the_training(
+    tmp_path: Path, counts: dict[str, int], rule: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, out = write_classes(tmp_path / "data", **counts), tmp_path / "out"
+    assert main(["train", str(data), "--out", str(out), *rule]) == 1
+    assert re.search(expected, capsys.readouterr().err.strip())
+    assert not out.exists()
 
 
 def test_too_little_room_is_told_before_hours_are_spent(
@@ -256,6 +293,9 @@ def test_folds_share_no_group_and_are_not_trained_twice(tmp_path: Path) -> None:
     assert said[0] == "fold 1 of 4: 30 to train, 10 to test"
     with pytest.raises(DatasetError, match=r"holds folds of a training with other options \(folds\.json\)"):
         cross_validate(replace(request, seed=1), 4, 0, counted)
+    # The finished ones were judged by another threshold.
+    with pytest.raises(DatasetError, match=r"holds folds of a training with other options \(folds\.json\)"):
+        cross_validate(replace(request, rule=MaxMiss(0.1)), 4, 0, counted)
 
 
 def test_a_fold_without_a_bundle_counts_by_its_figures(tmp_path: Path) -> None:

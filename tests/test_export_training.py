@@ -1,6 +1,8 @@
 """From a labelled folder to a bundle that judges: train, quantize, package, load, golden set, evaluate."""
 
 import json
+import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -119,6 +121,20 @@ def test_the_same_command_goes_on_where_it_stopped(folder: Path, capsys: pytest.
     assert "going on after step 150" in capsys.readouterr().out
     after = read_bundle(out / "tiny.bundle").manifest
     assert (after.outputs, after.thresholds, after.golden) == (before.outputs, before.thresholds, before.golden)
+
+
+def test_a_rule_for_the_threshold_is_obeyed_without_training_anew(folder: Path, tmp_path: Path) -> None:
+    out = shutil.copytree(trained_folder(folder), tmp_path / "out")
+    before = read_bundle(out / "tiny.bundle").manifest
+    assert "best F-score" in before.thresholds.chosen_on
+    command = [*TRAIN_ARGUMENTS, "--data", str(folder / "data"), "--out", str(out)]
+    assert main([*command, "--max-false-reject", "0"]) == 0
+    strict = read_bundle(out / "tiny.bundle").manifest
+    assert strict.outputs == before.outputs
+    assert re.search(
+        r"^\d+ held-out pictures, at 0\.\d+: 0 of .*; chosen for at most 0 % of the good ones rejected$",
+        strict.thresholds.chosen_on,
+    )
 
 
 def test_other_knobs_in_the_same_folder_are_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,27 +12,24 @@ largest share that may be rejected (default 0.01). Warnings say what so few pict
 """
 
 import argparse
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from export.dataset import SPLITS, DatasetError, Sample, read_dataset
+from export.dataset import SPLITS, Sample, read_dataset
 from export.evaluate import score_samples
 from export.evaluation import ALL, choose_for, for_bundle, pictures_of, task_of
-from export.option_types import share
-from export.package import golden_candidates, golden_set, with_references, write_bundle
+from export.package import golden_candidates, golden_set, write_bundle
 from export.progress import ProgressLine
-from export.thresholds import Costs, MaxFalseReject, MaxMiss, Rule, overlap_warning
+from export.rule_options import add_rule_arguments, rule_of
+from export.samples import with_references
+from export.thresholds import overlap_warning
 from export.trained_on import count_trained_on
 from station.adapters.litert_model import load_model
 from station.manifest import Bundle, Thresholds, read_bundle
 from station.messages import Pixels
-
-MOST_UNEQUAL = 1e6
-"""Of two costs: beyond that the cheaper one is lost in rounding."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,22 +42,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="validation",
         help="which part of it; all for a folder of pictures that are new to the model (default: %(default)s)",
     )
-    rule = parser.add_mutually_exclusive_group()
-    rule.add_argument(
-        "--max-false-reject", type=share, metavar="R", help="largest share of good parts rejected, 0 to 1"
-    )
-    rule.add_argument("--max-miss", type=share, metavar="R", help="largest share of bad parts missed, 0 to 1")
-    rule.add_argument("--costs", type=_costs, metavar="FR:MISS", help="cost of a false reject and of a miss, as 1:50")
-    parser.add_argument(
-        "--bad-share", type=share, metavar="P", help="with --costs: share of bad parts on the line (default: 0.5)"
-    )
+    add_rule_arguments(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="the file to write")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Score, choose, write."""
-    if arguments.bad_share is not None and arguments.costs is None:
-        raise DatasetError("--bad-share: goes with --costs only")
+    rule = rule_of(arguments)
     bundle = read_bundle(arguments.bundle)
     manifest = bundle.manifest
     dataset = for_bundle(manifest, read_dataset(arguments.data))
@@ -76,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
         ProgressLine("scoring"),
         compares=manifest.compares,
     )
-    choice = choose_for(scored, task, manifest, _rule(arguments))
+    choice = choose_for(scored, task, manifest, rule)
     where = f"{len(scored)} pictures ({arguments.data.name}, {arguments.split})"
     thresholds = Thresholds(default=choice.threshold, chosen_on=f"{where}, {choice.text}")
     candidates = _candidates(bundle, samples)
@@ -109,28 +97,3 @@ def _candidates(bundle: Bundle, samples: Sequence[Sample]) -> Iterator[tuple[Pix
 
 def _decode(encoded: bytes) -> Pixels:
     return np.asarray(cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_UNCHANGED), np.uint8)
-
-
-def _rule(arguments: argparse.Namespace) -> Rule | None:
-    if arguments.max_false_reject is not None:
-        return MaxFalseReject(arguments.max_false_reject)
-    if arguments.max_miss is not None:
-        return MaxMiss(arguments.max_miss)
-    if arguments.costs is not None:
-        false_reject, miss = arguments.costs
-        return Costs(false_reject, miss, 0.5 if arguments.bad_share is None else arguments.bad_share)
-    return None
-
-
-def _costs(text: str) -> tuple[float, float]:
-    try:
-        false_reject, miss = (float(part) for part in text.split(":"))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text}: expected two numbers, as 1:50") from None
-    if not (0 < false_reject < math.inf and 0 < miss < math.inf):
-        raise argparse.ArgumentTypeError(f"{text}: both costs must be above 0, and finite")
-    if max(false_reject, miss) > MOST_UNEQUAL * min(false_reject, miss):
-        raise argparse.ArgumentTypeError(
-            f"{text}: one counts for nothing beside the other; use --max-miss 0, or --max-false-reject 0"
-        )
-    return false_reject, miss

@@ -46,7 +46,7 @@ from export.backend import (
 )
 from export.chatter import without_chatter
 from export.choice import TASKS, Task, choose
-from export.cross_validation import cross_validate, fit_folds
+from export.cross_validation import cross_validate, fit_folds, fold_parts
 from export.dataset import read_dataset
 from export.evaluation import FIGURE_NAMES
 from export.folder_lock import alone_in
@@ -54,10 +54,12 @@ from export.option_types import count_from, not_negative, positive, share, share
 from export.process_arguments import PROCESS_TASKS, add_training_arguments
 from export.progress import ProgressLine
 from export.request import Request
+from export.rule_options import add_rule_arguments, refuse_rule, rule_of
 from export.samples import Dataset, DatasetError, worst_first
 from export.summary import counted, describe, describe_problems
 from export.synthesis.methods import AUTO, CHOICE, METHODS
 from export.teller import Teller
+from export.thresholds import Rule
 from station.whole_file import write_whole
 
 TRAINERS: dict[Task, str] = {
@@ -161,6 +163,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "figure or in more than 1 %% of the verdicts",
     )
     parser.add_argument(TRAINED_ON, metavar="BACKEND", help=argparse.SUPPRESS)
+    add_rule_arguments(
+        parser.add_argument_group(
+            "options of the threshold",
+            "which mistakes weigh more, on the pictures that are held out to choose it (default: rejecting a good part "
+            "costs as much as missing a bad one; where no bad one is held out, 1 in 100 good ones may be rejected; "
+            "detect: as many defects found, and as few wrong ones, as possible); station-export threshold chooses anew "
+            "without training",
+        )
+    )
     classify = parser.add_argument_group(
         "options of the tasks classify and anomaly", "for those who know what they want"
     )
@@ -271,9 +282,12 @@ def run(arguments: argparse.Namespace) -> int:
     """Read, choose, train and package."""
     folder = _folder(arguments)
     out = arguments.out or Path(f"{folder.resolve().name}-out")
+    rule = rule_of(arguments)
     if arguments.trained_on is not None:
         end_with_parent()
     if arguments.task in PROCESS_TASKS:
+        if rule is not None:
+            raise DatasetError(f"threshold for {rule}: no option of the task {arguments.task}; see --claim-hours")
         with without_chatter():
             refuse_other_backends(f"--task {arguments.task}")
         return int(importlib.import_module("export.process_commands").run_training(arguments, folder, out))
@@ -294,6 +308,8 @@ def run(arguments: argparse.Namespace) -> int:
     options = _options(arguments, choice.task)
     if arguments.synthesize:
         _refuse_synthesis(arguments, choice.task)
+    if rule is not None:
+        _refuse_rule(rule, dataset, choice.task, arguments.folds)
     minutes = None if "steps" in options else arguments.minutes or MINUTES
     say(f"\ntask: {choice.task}, since {choice.why}")
     say(f"time: {minutes:g} minutes (--minutes)" if minutes else f"length: {options['steps']} steps")
@@ -313,6 +329,7 @@ def run(arguments: argparse.Namespace) -> int:
         preset=arguments.preset,
         options=options,
         allow_regression=arguments.allow_regression,
+        rule=rule,
         synthesis=(arguments.synthesize, arguments.synthesize_count) if arguments.synthesize else None,
         compare=not options.pop("no_plain", False),
         say=tell,
@@ -409,6 +426,14 @@ def _refuse_synthesis(arguments: argparse.Namespace, task: Task) -> None:
         raise DatasetError("--synthesize: the task anomaly learns from good parts alone, and draws defects of its own")
     if task == "detect" and arguments.synthesize == AUTO:
         raise DatasetError("--synthesize auto: compares ways for the task classify; name one for detect")
+
+
+def _refuse_rule(rule: Rule, dataset: Dataset, task: Task, count: int | None) -> None:
+    """Before the first training, for the last one and those of the folds."""
+    refuse_rule(rule, dataset, task)
+    if count:
+        for fold, part in fold_parts(dataset, count, SPLIT_SEED):
+            refuse_rule(rule, part, task, f"fold {fold.number + 1} of {count}: ")
 
 
 def _refuse_others(arguments: argparse.Namespace, out: Path) -> None:

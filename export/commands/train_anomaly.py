@@ -79,4 +79,10 @@ def train(request: Request) -> Path:
         ),
         configuration=asdict(knobs),
     )
-    return finish(candidate, dataset, request.out, request.say, Demands(allow_regression=request.allow_regression))
+    return finish(
+        candidate,
+        dataset,
+        request.out,
+        request.say,
+        Demands(allow_regression=request.allow_regression, rule=request.rule),
+    )

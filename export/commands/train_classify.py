@@ -69,5 +69,5 @@ def train(request: Request) -> Path:
         ),
         configuration=asdict(knobs),
     )
-    demands = Demands(allow_regression=request.allow_regression, others=fitted.others)
+    demands = Demands(allow_regression=request.allow_regression, rule=request.rule, others=fitted.others)
     return finish(candidate, dataset, request.out, request.say, demands)

@@ -23,5 +23,5 @@ def train(request: Request) -> Path:
         request.version,
         request.say,
         calibration_folder=request.options.get("calibration"),
-        demands=Demands(allow_regression=request.allow_regression),
+        demands=Demands(allow_regression=request.allow_regression, rule=request.rule),
     )
