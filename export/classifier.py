@@ -53,6 +53,9 @@ MAP_WEIGHT = 0.3
 MAP_CELLS = 3
 """The map is a mean over so many cells, so that one odd cell is no peak."""
 
+MAP_MEAN = "map_around"
+"""Name of the layer that takes it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
@@ -209,7 +212,7 @@ def _apply_map(resolutions: Sequence[Any], defects: int, statistics: Statistics 
         ratio = 2**number
         part = layers.Conv2D(defects * ratio * ratio, 1, name=MAPS[number])(x)
         parts.append(ops.depth_to_space(part, ratio) if ratio > 1 else part)
-    x = layers.AveragePooling2D(MAP_CELLS, 1, "same")(layers.Add()(parts))
+    x = layers.AveragePooling2D(MAP_CELLS, 1, "same", name=MAP_MEAN)(layers.Add()(parts))
     # XNNPACK does not take an average pooling, and an output must come from XNNPACK.
     return features, layers.Conv2D(defects, 1, bias_initializer=keras.initializers.Constant(PRIOR_LOGIT), name="map")(x)
 

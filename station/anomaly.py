@@ -8,6 +8,7 @@ network adds an opinion of its own.
 """
 
 import io
+import math
 
 import cv2
 import numpy as np
@@ -27,6 +28,7 @@ _LARGEST_FEATURES = 256
 """Squared distances of so many int8 differences stay below 2²⁴, where float32 still counts in ones."""
 
 Bank = npt.NDArray[np.int8]
+FloatMap = npt.NDArray[np.float32]
 
 
 def read_bank(content: bytes, features: int) -> Bank:
@@ -63,7 +65,7 @@ def nearest_distance(
     return result
 
 
-def distance_map(features: Grid, bank: Bank, decoding: AnomalyDecoding) -> npt.NDArray[np.float32]:
+def distance_map(features: Grid, bank: Bank, decoding: AnomalyDecoding) -> FloatMap:
     """Distance of each patch, `[rows, columns]`, smoothed as the decoding says.
 
     Raises:
@@ -86,7 +88,7 @@ def distance_map(features: Grid, bank: Bank, decoding: AnomalyDecoding) -> npt.N
     return distance
 
 
-def decode_anomaly(
+def opinions(
     features: Grid,
     activation: Grid,
     bank: Bank,
@@ -94,18 +96,16 @@ def decode_anomaly(
     decoding: AnomalyDecoding,
     stride_px: int,
     placement: Placement,
-    heatmap: bool,
-) -> Scores:
-    """Score a picture: the largest anomaly anywhere; see `AnomalyDecoding`.
+) -> tuple[FloatMap, FloatMap]:
+    """What is thought of each cell of a picture, both `[rows, columns]`: its distance, and the network's own logit.
 
     Args:
         features: `[rows, columns, features]`.
         activation: `[rows, columns, 1]`: the network's own opinion of each patch, as a logit.
         bank: of good patches.
-        decoding: from distance to score.
+        decoding: how distances are measured.
         stride_px: edge of a cell.
         placement: where the picture lies on the input.
-        heatmap: whether the map of scores is wanted.
 
     Raises:
         InferenceError: the features do not fit the bank, or are not finite.
@@ -120,8 +120,39 @@ def decode_anomaly(
     opinion = activation.real(activation.stored[:rows, :columns, 0])
     if not np.isfinite(opinion).all():
         raise InferenceError("the network's map is not finite")
+    return distance, opinion
+
+
+def anomaly_logits(distance: FloatMap, opinion: FloatMap, decoding: AnomalyDecoding) -> FloatMap:
+    """The logit of each cell's score from what `opinions` gives; see `AnomalyDecoding`."""
     logits = (distance - decoding.offset) / decoding.width + (opinion - decoding.map_offset) / decoding.map_width
-    heat = sigmoid(np.asarray(logits, np.float32))
+    return np.asarray(logits - decoding.growth * math.log(distance.size / decoding.usual_cells), np.float32)
+
+
+def decode_anomaly(
+    features: Grid,
+    activation: Grid,
+    bank: Bank,
+    *,
+    decoding: AnomalyDecoding,
+    stride_px: int,
+    placement: Placement,
+    heatmap: bool,
+) -> Scores:
+    """Score a picture: the largest anomaly anywhere; see `AnomalyDecoding`.
+
+    Args:
+        features, activation, bank, stride_px, placement: as in `opinions`.
+        decoding: from distance to score.
+        heatmap: whether the map of scores is wanted.
+
+    Raises:
+        InferenceError: the features do not fit the bank, or are not finite.
+    """
+    distance, opinion = opinions(
+        features, activation, bank, decoding=decoding, stride_px=stride_px, placement=placement
+    )
+    heat = sigmoid(anomaly_logits(distance, opinion, decoding))
     places = find_regions(heat, floor=decoding.score_floor, limit=CANDIDATES, stride_px=stride_px, placement=placement)
     candidates = tuple(Defect(label=ANOMALY_LABEL, score=place.score, box=place.box) for place in places)
     score = float(heat.max())

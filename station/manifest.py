@@ -87,7 +87,8 @@ class AnomalyDecoding(Part):
     """How a patch's features and map become an anomaly score.
 
     The distance is computed in float outside of the graph; the score of a patch is
-    sigmoid((distance − offset) / width + (map − map_offset) / map_width).
+    sigmoid((distance − offset) / width + (map − map_offset) / map_width − growth × ln(cells / usual_cells)),
+    where `cells` is how many the picture has.
 
     Attributes:
         distance: `nearest`: Euclidean, to the nearest of the stored patches of good parts.
@@ -96,6 +97,9 @@ class AnomalyDecoding(Part):
         smooth_cells: standard deviation of the Gaussian that smooths the map of distances; 0 for none.
         offset, width: in units of one quantization step of the features.
         map_offset, map_width: in units of the map's logits.
+        growth: logits by which the strongest anomaly of a good picture grows where it has e times as many cells, since
+            the largest of more values is larger; 0: pictures of all sizes are judged alike.
+        usual_cells: cells of a picture for which that makes no difference.
         score_floor: peaks below are no candidates.
     """
 
@@ -108,6 +112,8 @@ class AnomalyDecoding(Part):
     width: float = Field(default=1.0, gt=0)
     map_offset: float = 0.0
     map_width: float = Field(default=1.0, gt=0)
+    growth: float = Field(default=0.0, ge=0)
+    usual_cells: float = Field(default=1.0, gt=0)
     score_floor: float = Field(default=0.05, ge=0, le=1)
 
 

@@ -123,6 +123,24 @@ def test_a_strange_patch_is_found_where_it_is() -> None:
     assert candidate.box.centre_px == (20, 12)
 
 
+@pytest.mark.parametrize(("growth", "lower"), [(0.0, 0.0), (0.5, 0.5 * np.log(30 / 10))])
+def test_a_picture_of_more_cells_than_usual_needs_a_stronger_anomaly(growth: float, lower: float) -> None:
+    features = np.zeros((5, 6, 2), np.int8)
+    features[1, 2] = (0, 40)
+    scores = decode_anomaly(
+        Grid(features, 0.5, 0),
+        Grid(np.zeros((5, 6, 1), np.int8)),
+        np.zeros((1, 2), np.int8),
+        decoding=AnomalyDecoding(offset=36, width=4, feature_scale=0.5, growth=growth, usual_cells=10),
+        stride_px=8,
+        placement=Placement(40, 48),
+        heatmap=True,
+    )
+    assert scores.score == pytest.approx(1 / (1 + np.exp(lower - 1)), abs=1e-6)
+    assert scores.heatmap is not None
+    assert scores.heatmap[1, 2] == scores.score == scores.candidates[0].score
+
+
 def test_a_bank_that_is_none_is_refused() -> None:
     def stored(array: npt.NDArray[np.generic]) -> bytes:
         stream = io.BytesIO()
