@@ -27,7 +27,8 @@ def write_checked(
         BundleError, GoldenMismatch: from the check: what was written does not work; nothing is left behind.
     """
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in members.items()}
-    text = manifest.model_copy(update={"members": digests}).model_dump_json(indent=2)
+    # What is not there is not named: an older station refuses names that it does not know.
+    text = manifest.model_copy(update={"members": digests}).model_dump_json(indent=2, exclude_none=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.part")
     try:

@@ -51,10 +51,10 @@ MAP_WEIGHT = 0.3
 """Of the map's losses beside that of the logits."""
 
 MAP_CELLS = 3
-"""The map is a mean over so many cells, so that one odd cell is no peak."""
+"""The map is a mean over so many cells, so that one odd cell is no peak; `anomaly` reads it without, see `MAP_MEAN`."""
 
 MAP_MEAN = "map_around"
-"""Name of the layer that takes it."""
+"""Name of the layer that takes the mean: what goes into it is the map of single cells, but for its scale."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,7 +97,7 @@ def _settle(request: Request, count: int) -> None:
         "options": {name: str(value) for name, value in sorted(request.options.items())},
     }
     if request.rule is not None:
-        asked["rule"] = str(request.rule)
+        asked["rule"] = repr(request.rule)
     if request.synthesis:
         asked["synthesis"] = list(request.synthesis)
     path = request.out / ASKED

@@ -179,7 +179,10 @@ def golden_set(
             farthest.sort(key=lambda item: -item[0])
             del farthest[GOLDEN_PICTURES_OF_EACH_OUTCOME:]
     if not chosen[Outcome.NG]:
-        raise DatasetError("no picture with a defect is far enough from the threshold for a golden input; train longer")
+        raise DatasetError(
+            "no picture with a defect is far enough from the threshold for a golden input; choose a limit that lets "
+            "fewer of them through, or train longer"
+        )
     cases: list[GoldenCase] = []
     pictures: dict[str, bytes] = {}
     for outcome, farthest in chosen.items():

@@ -59,8 +59,8 @@ def refuse_rule(rule: Rule, dataset: Dataset, kind: str, where: str = "") -> Non
     truths = [is_bad(sample, task) for sample in with_references(dataset.splits["validation"])]
     if None in truths:
         what = (
-            "the labels do not say which pictures are of good parts; name that class good, ok or normal, or leave the "
-            "rule out"
+            "the labels do not say which pictures are of good parts; name that class good, ok or normal, or say which "
+            "it is with --good, or leave the rule out"
         )
     elif False not in truths:
         what = "no picture of a good part is held out; add some, or leave the rule out"

@@ -32,7 +32,7 @@ from export.synthetic import draw_defects
 from export.train_classifier import ClassifierKnobs, ClassifierTraining, LoadedPicture, Say, TrainedClassifier
 from station.anomaly import ANOMALY_LABEL, FloatMap, anomaly_logits, decode_anomaly, opinions
 from station.detections import Grid, Placement
-from station.manifest import AnomalyDecoding, Preprocessing
+from station.manifest import AnomalyDecoding, Preprocessing, SizeScale
 from station.messages import Pixels, Scores
 from station.preprocess import input_size, write_input
 from station.regions import cells_inside
@@ -75,10 +75,11 @@ LARGEST_FEATURE = 80.0
 """Standard deviations of good parts beyond which no drawn defect may take the int8 range of the whitened features: what
 lies so far off is an anomaly by any limit. The ranges of MagneticTile's folds reach 35 to 66."""
 
+FEW_MAPS = 10
+"""The error of a line through fewer is itself not known well enough."""
+
 LEAST_STRENGTH = 1 / 64
 _LEAST_SPREAD = 0.25
-_FEW_MAPS = 3
-"""With fewer a line through them has no error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +216,8 @@ def fit_scale(
     """Bring both opinions to one scale, and pictures of all sizes, from good ones that were held out.
 
     Args:
-        seen: the outputs `(features, map)` for each of them, and where it lies on the input; looked at one by one.
+        seen: the outputs `(features, map)` for each of them, and where it lies on the input; of each, two
+            values a cell are kept.
         decoding: how distances are measured.
         bank: of good patches.
         stride_px: edge of a cell.
@@ -234,28 +236,34 @@ def fit_scale(
             "width": SPREADS_A_UNIT * spread,
             "map_offset": float(np.mean(strongest)) + CLEARANCE * map_spread,
             "map_width": MAP_SPREADS_A_UNIT * map_spread,
-            "growth": 0.0,
+            "sizes": None,
         }
     )
-    logits = [anomaly_logits(distance, opinion, scaled) for distance, opinion in maps]
-    usual = math.exp(float(np.mean([math.log(each.size) for each in logits])))
-    return scaled.model_copy(update={"growth": growth(logits), "usual_cells": usual})
+    return scaled.model_copy(
+        update={"sizes": fit_sizes([anomaly_logits(distance, opinion, scaled) for distance, opinion in maps])}
+    )
 
 
-def growth(maps: Sequence[FloatMap]) -> float:
-    """By how much the largest value of a good picture's map grows where it has e times as many cells.
+def fit_sizes(maps: Sequence[FloatMap]) -> SizeScale | None:
+    """By how much the largest value of a good picture's map is larger where it has more cells.
 
     The largest of n values with an exponential tail grows with ln n, so that of two good pictures the larger one would
-    be rejected more often. The whole pictures beside their own quarters show by how much, unless the pictures are of
-    several sizes and speak against it, by two standard errors: something that stands in every picture, whatever its
-    size, makes quarters differ from the whole and pictures not from each other.
+    be rejected more often. Whole pictures beside their own quarters show by how much, and more steadily than pictures
+    beside others, of which there are few of each size. But something that stands in every picture, whatever its size,
+    makes quarters differ from the whole and pictures not from each other: so it is no more than what the pictures
+    beside each other allow, the slope of a line through them and two standard errors.
 
     Args:
         maps: of good pictures, `[rows, columns]` each.
 
     Returns:
-        At least 0; 0 where no map can be divided.
+        None where they have one size, so that nothing is known of others, or are too few for such a line.
     """
+    sizes = np.log([each.size for each in maps])
+    if len(maps) < FEW_MAPS or np.ptp(sizes) == 0:
+        return None
+    (slope, _), covariance = np.polyfit(sizes, [float(each.max()) for each in maps], 1, cov=True)
+    allowed = float(slope + 2 * np.sqrt(covariance[0, 0]))
     rises, steps = 0.0, 0.0
     for each in maps:
         quarters = [
@@ -265,12 +273,12 @@ def growth(maps: Sequence[FloatMap]) -> float:
         ]
         rises += float(each.max()) - float(np.mean([part.max() for part in quarters]))
         steps += math.log(each.size) - float(np.mean([math.log(part.size) for part in quarters]))
-    found = rises / steps if steps > 0 else 0.0
-    sizes = np.log([each.size for each in maps])
-    if len(maps) >= _FEW_MAPS and np.ptp(sizes) > 0:
-        (slope, _), covariance = np.polyfit(sizes, [float(each.max()) for each in maps], 1, cov=True)
-        found = min(found, max(float(slope + 2 * np.sqrt(covariance[0, 0])), 0.0))
-    return found
+    return SizeScale(
+        growth=max(min(rises / steps, allowed), 0.0),
+        usual_cells=math.exp(float(np.mean(sizes))),
+        least_cells=min(each.size for each in maps),
+        most_cells=max(each.size for each in maps),
+    )
 
 
 def mean_bank(zero_point: int) -> npt.NDArray[np.int8]:

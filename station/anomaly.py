@@ -8,7 +8,6 @@ network adds an opinion of its own.
 """
 
 import io
-import math
 
 import cv2
 import numpy as np
@@ -65,29 +64,6 @@ def nearest_distance(
     return result
 
 
-def distance_map(features: Grid, bank: Bank, decoding: AnomalyDecoding) -> FloatMap:
-    """Distance of each patch, `[rows, columns]`, smoothed as the decoding says.
-
-    Raises:
-        InferenceError: the features are not finite, or not as many as the bank's.
-    """
-    rows, columns, depth = features.stored.shape
-    if depth != bank.shape[1]:
-        raise InferenceError(f"the network gives {depth} features a patch, the bank has {bank.shape[1]}")
-    patches: npt.NDArray[np.int8] | npt.NDArray[np.float32] = features.stored.reshape(-1, depth)
-    if features.stored.dtype.kind == "f":
-        # The float network before quantization: bring it to the bank's unit, not to its whole numbers.
-        patches = np.asarray(patches / decoding.feature_scale + decoding.feature_zero_point, np.float32)
-        if not np.isfinite(patches).all():
-            raise InferenceError("the network's features are not finite")
-    distance = nearest_distance(patches, bank).reshape(rows, columns)
-    if decoding.smooth_cells > 0:
-        # Replicated edges: cells outside the picture say nothing about the ones inside.
-        blurred = cv2.GaussianBlur(distance, (0, 0), sigmaX=decoding.smooth_cells, borderType=cv2.BORDER_REPLICATE)
-        distance = np.asarray(blurred, np.float32)
-    return distance
-
-
 def opinions(
     features: Grid,
     activation: Grid,
@@ -116,7 +92,7 @@ def opinions(
         )
     rows, columns = cells_inside(features.stored.shape, stride_px, placement)
     inside = Grid(features.stored[:rows, :columns], features.scale, features.zero_point)
-    distance = distance_map(inside, bank, decoding)
+    distance = _distance_map(inside, bank, decoding)
     opinion = activation.real(activation.stored[:rows, :columns, 0])
     if not np.isfinite(opinion).all():
         raise InferenceError("the network's map is not finite")
@@ -126,7 +102,8 @@ def opinions(
 def anomaly_logits(distance: FloatMap, opinion: FloatMap, decoding: AnomalyDecoding) -> FloatMap:
     """The logit of each cell's score from what `opinions` gives; see `AnomalyDecoding`."""
     logits = (distance - decoding.offset) / decoding.width + (opinion - decoding.map_offset) / decoding.map_width
-    return np.asarray(logits - decoding.growth * math.log(distance.size / decoding.usual_cells), np.float32)
+    lift = 0.0 if decoding.sizes is None else decoding.sizes.lift(distance.size)
+    return np.asarray(logits - lift, np.float32)
 
 
 def decode_anomaly(
@@ -157,3 +134,26 @@ def decode_anomaly(
     candidates = tuple(Defect(label=ANOMALY_LABEL, score=place.score, box=place.box) for place in places)
     score = float(heat.max())
     return Scores(candidates, score, heat if heatmap else None, class_scores=(score,))
+
+
+def _distance_map(features: Grid, bank: Bank, decoding: AnomalyDecoding) -> FloatMap:
+    """Distance of each patch, `[rows, columns]`, smoothed as the decoding says.
+
+    Raises:
+        InferenceError: the features are not finite, or not as many as the bank's.
+    """
+    rows, columns, depth = features.stored.shape
+    if depth != bank.shape[1]:
+        raise InferenceError(f"the network gives {depth} features a patch, the bank has {bank.shape[1]}")
+    patches: npt.NDArray[np.int8] | npt.NDArray[np.float32] = features.stored.reshape(-1, depth)
+    if features.stored.dtype.kind == "f":
+        # The float network before quantization: bring it to the bank's unit, not to its whole numbers.
+        patches = np.asarray(patches / decoding.feature_scale + decoding.feature_zero_point, np.float32)
+        if not np.isfinite(patches).all():
+            raise InferenceError("the network's features are not finite")
+    distance = nearest_distance(patches, bank).reshape(rows, columns)
+    if decoding.smooth_cells > 0:
+        # Replicated edges: cells outside the picture say nothing about the ones inside.
+        blurred = cv2.GaussianBlur(distance, (0, 0), sigmaX=decoding.smooth_cells, borderType=cv2.BORDER_REPLICATE)
+        distance = np.asarray(blurred, np.float32)
+    return distance

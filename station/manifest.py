@@ -5,6 +5,7 @@ against the manifest, and that nothing stands in it that the manifest does not n
 business; reading them is the same code there and here.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -83,12 +84,30 @@ class ClassDecoding(Part):
     score_floor: float = Field(default=0.0, ge=0, le=1)
 
 
+class SizeScale(Part):
+    """What the size of a picture does to its strongest anomaly: the largest of more values is larger.
+
+    Attributes:
+        growth: logits by which that of a good picture is larger where it has e times as many cells.
+        usual_cells: cells of a picture whose scores stay as they are.
+        least_cells, most_cells: of the pictures that this was found on; smaller and larger ones are taken as these.
+    """
+
+    growth: float = Field(ge=0)
+    usual_cells: float = Field(gt=0)
+    least_cells: float = Field(gt=0)
+    most_cells: float = Field(gt=0)
+
+    def lift(self, cells: int) -> float:
+        """Logits that a picture of so many cells scores too high."""
+        return self.growth * math.log(min(max(cells, self.least_cells), self.most_cells) / self.usual_cells)
+
+
 class AnomalyDecoding(Part):
     """How a patch's features and map become an anomaly score.
 
     The distance is computed in float outside of the graph; the score of a patch is
-    sigmoid((distance − offset) / width + (map − map_offset) / map_width − growth × ln(cells / usual_cells)),
-    where `cells` is how many the picture has.
+    sigmoid((distance − offset) / width + (map − map_offset) / map_width − lift), where `lift` is that of `sizes`.
 
     Attributes:
         distance: `nearest`: Euclidean, to the nearest of the stored patches of good parts.
@@ -97,9 +116,7 @@ class AnomalyDecoding(Part):
         smooth_cells: standard deviation of the Gaussian that smooths the map of distances; 0 for none.
         offset, width: in units of one quantization step of the features.
         map_offset, map_width: in units of the map's logits.
-        growth: logits by which the strongest anomaly of a good picture grows where it has e times as many cells, since
-            the largest of more values is larger; 0: pictures of all sizes are judged alike.
-        usual_cells: cells of a picture for which that makes no difference.
+        sizes: brings pictures of several sizes to one scale; None: all are judged alike.
         score_floor: peaks below are no candidates.
     """
 
@@ -112,8 +129,7 @@ class AnomalyDecoding(Part):
     width: float = Field(default=1.0, gt=0)
     map_offset: float = 0.0
     map_width: float = Field(default=1.0, gt=0)
-    growth: float = Field(default=0.0, ge=0)
-    usual_cells: float = Field(default=1.0, gt=0)
+    sizes: SizeScale | None = None
     score_floor: float = Field(default=0.05, ge=0, le=1)
 
 

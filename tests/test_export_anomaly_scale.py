@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as stnp
 
-from export.train_anomaly import fit_scale, growth
+from export.train_anomaly import FEW_MAPS, fit_scale, fit_sizes
 from station.anomaly import decode_anomaly
 from station.detections import Grid, Placement
 from station.manifest import AnomalyDecoding
@@ -48,21 +48,20 @@ def good_maps(seed: int, *sizes: tuple[int, int]) -> list[Map]:
 def test_good_pictures_of_all_sizes_score_alike() -> None:
     decoding = fitted(good_maps(1, SMALL, LARGE))
     unseen = good_maps(2, SMALL, LARGE)
-    for kept, difference in ((decoding, 0.0), (decoding.model_copy(update={"growth": 0.0}), np.log(2000 / 48) * 1.0)):
+    for kept, difference in ((decoding, 0.0), (decoding.model_copy(update={"sizes": None}), np.log(2000 / 48))):
         small, large = (
             np.mean([logit(each, kept) for each in unseen if each.shape == size]) for size in (SMALL, LARGE)
         )
         # The largest of n exponential values grows with ln n, in units of their mean.
         assert large - small == pytest.approx(difference / 0.1 / decoding.width, abs=0.12)
+    assert decoding.sizes is not None
+    assert (decoding.sizes.least_cells, decoding.sizes.most_cells) == (48, 2000)
+    assert decoding.sizes.usual_cells == pytest.approx((48 * 2000) ** 0.5)
 
 
-def test_pictures_of_one_size_keep_their_scores_and_their_quarters_say_what_others_would_have() -> None:
-    maps = good_maps(3, LARGE)
-    decoding = fitted(maps)
-    assert decoding.usual_cells == pytest.approx(2000)
-    assert decoding.growth == pytest.approx(1 / 0.1 / decoding.width, rel=0.2)
-    plain = decoding.model_copy(update={"growth": 0.0})
-    assert [logit(each, decoding) for each in maps] == pytest.approx([logit(each, plain) for each in maps], abs=1e-4)
+@pytest.mark.parametrize("maps", [good_maps(3, LARGE), good_maps(3, SMALL, LARGE)[:9], good_maps(3, (1, 1))])
+def test_nothing_is_known_of_other_sizes_where_there_is_one_or_few_pictures(maps: list[Map]) -> None:
+    assert fitted(maps).sizes is None
 
 
 def test_what_stands_in_every_picture_makes_no_difference_between_sizes() -> None:
@@ -70,26 +69,30 @@ def test_what_stands_in_every_picture_makes_no_difference_between_sizes() -> Non
     rng = np.random.default_rng(5)
     for each in maps:
         each[1, 1] = 20 + rng.normal()
-    # By the quarters it would be as much as where all have one size, and nobody can know better.
-    assert growth([each for each in maps if each.shape == LARGE]) > 5
-    assert growth(maps) < 0.3
+    sizes = fit_sizes(maps)
+    assert sizes is not None
+    # By the quarters alone it would be about 8, and without what stands there it is 1.
+    assert sizes.growth < 0.3
 
 
 def test_a_scale_that_stood_before_has_no_part_in_the_new_one() -> None:
     maps = good_maps(6, SMALL, LARGE)
-    assert fitted(maps, fitted(good_maps(7, LARGE))) == fitted(maps)
+    assert fitted(maps, fitted(good_maps(7, LARGE, SMALL))) == fitted(maps)
 
 
 @given(
     st.lists(
         stnp.arrays(np.float32, st.tuples(st.integers(1, 9), st.integers(1, 9)), elements=st.floats(-50, 50, width=32)),
-        min_size=1,
-        max_size=5,
+        min_size=FEW_MAPS,
+        max_size=FEW_MAPS + 5,
     )
 )
-def test_growth_is_finite_never_below_zero_and_none_of_single_cells(maps: list[Map]) -> None:
-    found = growth(maps)
-    assert np.isfinite(found)
-    assert found >= 0
-    assert found <= max(float(each.max() - each.min()) for each in maps) / np.log(2) + 1e-6
-    assert growth([each[:1, :1] for each in maps]) == 0
+def test_growth_is_finite_and_never_below_zero_nor_above_what_a_quarter_can_lack(maps: list[Map]) -> None:
+    sizes = fit_sizes(maps)
+    if sizes is None:
+        assert len({each.size for each in maps}) == 1
+        return
+    # One of the parts holds the largest value of all.
+    assert 0 <= sizes.growth <= 0.5 * max(float(each.max() - each.min()) for each in maps) / np.log(2) + 1e-6
+    assert sizes.least_cells <= sizes.usual_cells * (1 + 1e-9)
+    assert sizes.usual_cells <= sizes.most_cells * (1 + 1e-9)

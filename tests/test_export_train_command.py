@@ -183,7 +183,7 @@ def test_boxes_are_drawn(tmp_path: Path) -> None:
         (["{data}", "--bad-share", "0.5"], "--bad-share: goes with --costs only"),
         (
             ["{data}", "--task", "warn", "--max-miss", "0"],
-            "the bad ones missed: no option of the task warn",
+            "--max-false-reject, --max-miss, --costs: no options of the task warn",
         ),
     ],
 )
@@ -214,7 +214,7 @@ def test_wrong_use_says_what_to_do(
         (
             {"a": 30, "b": 30},
             ["--max-false-reject", "0.1"],
-            r"name that class good, ok or normal, or leave the rule out$",
+            r"name that class good, ok or normal, or say which it is with --good, or leave the rule out$",
         ),
         (
             {"good": 3, "a": 40, "b": 40},
@@ -296,6 +296,10 @@ def test_folds_share_no_group_and_are_not_trained_twice(tmp_path: Path) -> None:
     # The finished ones were judged by another threshold.
     with pytest.raises(DatasetError, match=r"holds folds of a training with other options \(folds\.json\)"):
         cross_validate(replace(request, rule=MaxMiss(0.1)), 4, 0, counted)
+    judged = replace(request, out=tmp_path / "judged", rule=MaxMiss(0.1011))
+    cross_validate(judged, 4, 0, counted)
+    with pytest.raises(DatasetError, match=r"holds folds of a training with other options \(folds\.json\)"):
+        cross_validate(replace(judged, rule=MaxMiss(0.1014)), 4, 0, counted)
 
 
 def test_a_fold_without_a_bundle_counts_by_its_figures(tmp_path: Path) -> None:

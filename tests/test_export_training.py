@@ -132,9 +132,13 @@ def test_a_rule_for_the_threshold_is_obeyed_without_training_anew(folder: Path, 
     strict = read_bundle(out / "tiny.bundle").manifest
     assert strict.outputs == before.outputs
     assert re.search(
-        r"^\d+ held-out pictures, at 0\.\d+: 0 of .*; chosen for at most 0 % of the good ones rejected$",
+        r"^\d+ held-out pictures, at [\d.e-]+: 0 of .*; chosen for at most 0 % of the good ones rejected$",
         strict.thresholds.chosen_on,
     )
+    package = ["package", "--data", str(folder / "data"), "--out", str(out), "--name", "tiny", "--allow-regression"]
+    assert main([*package, "--costs", "1:50"]) == 0
+    chosen_on = read_bundle(out / "tiny.bundle").manifest.thresholds.chosen_on
+    assert "chosen for least cost at 1 a false reject and 50 a miss" in chosen_on
 
 
 def test_other_knobs_in_the_same_folder_are_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

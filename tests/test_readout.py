@@ -13,7 +13,7 @@ from station.anomaly import decode_anomaly, nearest_distance, read_bank
 from station.classification import decode_classes
 from station.detections import Grid, Placement
 from station.errors import BundleError, InferenceError
-from station.manifest import AnomalyDecoding, ClassDecoding
+from station.manifest import AnomalyDecoding, ClassDecoding, SizeScale
 from station.messages import Scores
 from station.regions import find_regions
 
@@ -123,15 +123,24 @@ def test_a_strange_patch_is_found_where_it_is() -> None:
     assert candidate.box.centre_px == (20, 12)
 
 
-@pytest.mark.parametrize(("growth", "lower"), [(0.0, 0.0), (0.5, 0.5 * np.log(30 / 10))])
-def test_a_picture_of_more_cells_than_usual_needs_a_stronger_anomaly(growth: float, lower: float) -> None:
+@pytest.mark.parametrize(
+    ("sizes", "lower"),
+    [
+        (None, 0.0),
+        (SizeScale(growth=0.5, usual_cells=10, least_cells=5, most_cells=90), 0.5 * np.log(30 / 10)),
+        # Sizes that were not seen are taken as the nearest that was.
+        (SizeScale(growth=0.5, usual_cells=10, least_cells=5, most_cells=20), 0.5 * np.log(20 / 10)),
+        (SizeScale(growth=0.5, usual_cells=90, least_cells=60, most_cells=99), 0.5 * np.log(60 / 90)),
+    ],
+)
+def test_a_picture_of_more_cells_than_usual_needs_a_stronger_anomaly(sizes: SizeScale | None, lower: float) -> None:
     features = np.zeros((5, 6, 2), np.int8)
     features[1, 2] = (0, 40)
     scores = decode_anomaly(
         Grid(features, 0.5, 0),
         Grid(np.zeros((5, 6, 1), np.int8)),
         np.zeros((1, 2), np.int8),
-        decoding=AnomalyDecoding(offset=36, width=4, feature_scale=0.5, growth=growth, usual_cells=10),
+        decoding=AnomalyDecoding(offset=36, width=4, feature_scale=0.5, sizes=sizes),
         stride_px=8,
         placement=Placement(40, 48),
         heatmap=True,

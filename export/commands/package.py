@@ -32,6 +32,7 @@ from export.quantize import (
     read_pictures,
     serving_network,
 )
+from export.rule_options import add_rule_arguments, refuse_rule, rule_of
 from export.train_cnn import load_checkpoint, load_knobs
 from station.manifest import Preprocessing
 from station.messages import Pixels
@@ -43,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="the labelled folder it was trained on")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder of the training")
     add_bundle_arguments(parser)
+    add_rule_arguments(parser)
 
 
 def add_bundle_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,9 +65,12 @@ def add_bundle_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Package."""
     refuse_other_backends("package")
+    rule = rule_of(arguments)
     if not arguments.out.is_dir():
         raise DatasetError(f"{arguments.out}: is not the folder of a training; train first")
     dataset = read_dataset(arguments.data)
+    if rule is not None:
+        refuse_rule(rule, dataset, "detect")
     # A training that is at work would replace the checkpoint, and then the bundle, under its hands.
     with alone_in(arguments.out):
         write_from(
@@ -75,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.version,
             print,
             calibration_folder=arguments.calibration,
-            demands=Demands(allow_regression=arguments.allow_regression),
+            demands=Demands(allow_regression=arguments.allow_regression, rule=rule),
         )
     return 0
 

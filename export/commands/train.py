@@ -287,7 +287,9 @@ def run(arguments: argparse.Namespace) -> int:
         end_with_parent()
     if arguments.task in PROCESS_TASKS:
         if rule is not None:
-            raise DatasetError(f"threshold for {rule}: no option of the task {arguments.task}; see --claim-hours")
+            raise DatasetError(
+                f"--max-false-reject, --max-miss, --costs: no options of the task {arguments.task}; see --claim-hours"
+            )
         with without_chatter():
             refuse_other_backends(f"--task {arguments.task}")
         return int(importlib.import_module("export.process_commands").run_training(arguments, folder, out))
