@@ -166,10 +166,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_rule_arguments(
         parser.add_argument_group(
             "options of the threshold",
-            "which mistakes weigh more, on the pictures that are held out to choose it (default: rejecting a good part "
-            "costs as much as missing a bad one; where no bad one is held out, 1 in 100 good ones may be rejected; "
-            "detect: as many defects found, and as few wrong ones, as possible); station-export threshold chooses anew "
-            "without training",
+            "Which mistakes weigh more, on the pictures that are held out to choose it. Without one of these,\n"
+            "rejecting a good part costs as much as missing a bad one; where no bad one is held out, 1 in 100\n"
+            "good ones may be rejected; and detect finds as many defects, and as few wrong ones, as it can.\n"
+            "station-export threshold chooses anew without training.",
         )
     )
     classify = parser.add_argument_group(
